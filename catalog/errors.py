@@ -1,0 +1,35 @@
+"""What the catalogue refuses. Each class is one decision of the caller; `server/problems.py` has the numbers."""
+
+from __future__ import annotations
+
+
+class CatalogError(Exception):
+    """The catalogue refused."""
+
+
+class SaleUnknown(CatalogError):
+    """There is no such sale."""
+
+
+class ProductUnknown(CatalogError):
+    """There is no such product."""
+
+
+class SaleExists(CatalogError):
+    """There is a sale with this id already."""
+
+
+class SaleRunning(CatalogError):
+    """A sale that has opened cannot be edited; only its stock can be moved."""
+
+
+class SaleEnded(CatalogError):
+    """The sale has ended."""
+
+
+class SaleFileInvalid(CatalogError):
+    """The sale file cannot be used: each line says where and why."""
+
+    def __init__(self, *flaws: str) -> None:
+        super().__init__("\n".join(flaws))
+        self.flaws = flaws

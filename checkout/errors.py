@@ -1,0 +1,81 @@
+"""What checkout refuses. Each class is one decision of the caller; `server/problems.py` has the numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+class CheckoutError(Exception):
+    """Checkout refused."""
+
+
+class PassExpired(CheckoutError):
+    """The pass has expired: join the line again."""
+
+
+class PassRevoked(CheckoutError):
+    """The pass was revoked."""
+
+
+class PassSpent(CheckoutError):
+    """The pass has been used for a purchase, or its turn has ended."""
+
+
+class SoldOut(CheckoutError):
+    """Not enough units are free."""
+
+
+class PurchaseLimitReached(CheckoutError):
+    """You hold or bought as many as one buyer may."""
+
+
+class ReservationOpen(CheckoutError):
+    """You have an open reservation in this sale: pay for it or give it up first."""
+
+
+@dataclass
+class PriceChanged(CheckoutError):
+    """The price is not the one you expected."""
+
+    amount: int
+    currency: str
+
+
+class OrderUnknown(CheckoutError):
+    """There is no such order, or it is not yours."""
+
+
+class OrderExpired(CheckoutError):
+    """The reservation has lapsed; its units are free again."""
+
+
+class OrderStateConflict(CheckoutError):
+    """The order is not in a state in which this can be done."""
+
+
+class SaleNotOpen(CheckoutError):
+    """The sale is not open."""
+
+
+class AmountMismatch(CheckoutError):
+    """The provider took another amount than the order's; it was given back."""
+
+
+@dataclass
+class PaymentDeclined(CheckoutError):
+    """The payment was declined."""
+
+    reason: str
+    retryable: bool
+
+
+class ShopRecovering(CheckoutError):
+    """The stock is being recovered; nothing is lost. Ask again shortly."""
+
+
+class RecordBehind(CheckoutError):
+    """Sales are being written down more slowly than they come in: ask again shortly."""
+
+
+class ProductUnknown(CheckoutError):
+    """There is no such product in this sale."""

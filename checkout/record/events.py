@@ -1,0 +1,78 @@
+"""The events that shop scripts write and the flusher records: field names, and the documents inside them.
+
+A stream entry has the fields `verb`, `order`, `rev`, `at` (Redis ms) and, by verb:
+
+| stream   | verb      | further fields |
+|----------|-----------|----------------|
+| holdings | reserved  | expires, doc |
+| holdings | lapsed, released | (none) |
+| money    | claimed   | expires, doc, attempt (document) |
+| money    | confirmed | attempt_id |
+| money    | declined  | attempt_id, reason, expires: back to reserved, a retryable decline |
+| money    | failed    | attempt_id, reason: the claim ends, its units are free again |
+
+`closings` entries have `turn`, `why`, `at`. `admissions` entries (the line's): `lane`, `at`, `places`, `returners`
+(comma-separated), `rate_milli`, `burst`, `active`, `active_max`, `passed_over`, `inversions`.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class ItemDoc(msgspec.Struct, frozen=True):
+    """One line of an order, priced as it was reserved (minor units)."""
+
+    product: str
+    title: str
+    quantity: int
+    unit_amount: int
+    list_amount: int
+    currency: str
+
+
+class OrderDoc(msgspec.Struct, frozen=True):
+    """An order as it was reserved: enough to write it down whole from any event that carries it."""
+
+    order: str
+    sale: str | None
+    buyer: str
+    turn: str
+    lane: str
+    items: tuple[ItemDoc, ...]
+    amount: int
+    currency: str
+    idempotency_key: str
+    body_digest: str
+    # The buyer's limit in this sale, repeated by a constraint in the record.
+    limit_per_buyer: int
+    # Sealed, base64; null where the order has none.
+    address: str | None = None
+
+
+class AttemptDoc(msgspec.Struct, frozen=True):
+    """One try to pay. `attempt` is the provider's idempotency key."""
+
+    attempt: str
+    provider: str
+    method: str
+    amount: int
+    currency: str
+    idempotency_key: str
+    body_digest: str
+    # The payment token, sealed, base64; erased from the record when the attempt ends.
+    instrument: str
+    # Which process drives it, and for how long after it is recorded nobody else may.
+    driver: str
+    drive_ms: int
+
+
+class Announcement(msgspec.Struct, frozen=True):
+    """Published on `ShopKeys.verdicts` after each recorded batch. `prev` lets a reader see a gap."""
+
+    epoch: int
+    stream: str
+    prev: str
+    upto: str
+    # (order, event id, reason) of claims that were refused in this batch.
+    refused: tuple[tuple[str, str, str], ...] = ()
