@@ -1,0 +1,207 @@
+"""Sales: made whole or not at all, and read from memory. A process's `SaleBook` is at most half a second old.
+
+Postgres holds the truth; Redis holds what scripts need of it (schedule, policy, stock), loaded by the line's Keeper and
+the record's Rebuilder. A new sale is one with epoch 0, which they load as they would rebuild one with no history.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
+
+import asyncpg
+import msgspec
+
+from onsale.auth.identifiers import new_id
+from onsale.catalog.errors import SaleExists, SaleUnknown
+from onsale.catalog.schedule import state_at
+from onsale.catalog.states import SaleState
+from onsale.migrations.sql import load_queries
+
+SQL = load_queries("onsale.catalog", "sales.sql")
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True):
+    """How a line lets people in. `rate_centi` is admissions per 100 seconds: the rate in hundredths per second."""
+
+    mode: Literal["manual"] = "manual"
+    rate_centi: int
+    active_max: int
+    pass_ttl_s: int = 600
+    turn_ttl_s: int = 120
+    absent_after_s: int = 150
+
+
+class SaleItem(msgspec.Struct, frozen=True, kw_only=True):
+    """One item of a sale; amounts in minor units. `claimed` and `sold` are the record's, as old as the book."""
+
+    product: str
+    title: str
+    amount: int
+    list_amount: int
+    currency: str
+    stock: int
+    claimed: int = 0
+    sold: int = 0
+
+
+class Sale(msgspec.Struct, frozen=True, kw_only=True):
+    """One sale. `opens_at_ms` and `closes_at_ms` are effective: an operator's opening or closing and the test clock are
+    already in them."""
+
+    id: str
+    no: int
+    title: str
+    opens_at_ms: int
+    closes_at_ms: int
+    draining: bool
+    closed: bool
+    limit_per_buyer: int
+    hold_ttl_s: int
+    guests: bool
+    opening: Literal["fifo", "draw"]
+    message: dict[str, str] | None
+    policy: Policy
+    policy_version: int
+    paused_by: tuple[str, ...]
+    line_epoch: int
+    shop_epoch: int
+    place_ceiling: int
+    items: tuple[SaleItem, ...]
+
+    def state(self, now_ms: int) -> SaleState:
+        """By the clock at `now_ms`."""
+        return state_at(
+            now_ms, opens_at_ms=self.opens_at_ms, closes_at_ms=self.closes_at_ms, is_draining=self.draining
+        )
+
+    def item(self, product: str) -> SaleItem | None:
+        """The item of that product, or None."""
+        return next((item for item in self.items if item.product == product), None)
+
+
+class NewItem(msgspec.Struct, frozen=True, kw_only=True):
+    """An item of a sale to be made; the price is the sale's, the list price what it is compared with."""
+
+    product: str
+    title: str
+    stock: int
+    amount: int
+    list_amount: int
+    currency: str
+
+
+class NewSale(msgspec.Struct, frozen=True, kw_only=True):
+    """A sale to be made, checked: see `catalog.salefile`. `opens_at_ms` None = now."""
+
+    id: str
+    title: str
+    opens_at_ms: int | None
+    closes_at_ms: int
+    limit_per_buyer: int
+    hold_ttl_s: int
+    guests: bool
+    opening: Literal["fifo", "draw"]
+    policy: Policy
+    is_paused: bool
+    items: tuple[NewItem, ...]
+
+
+def _sale(row: Mapping[str, Any]) -> Sale:
+    fields = dict(row)
+    fields["message"] = msgspec.json.decode(row["message"], type=dict[str, str] | None) if row["message"] else None
+    fields["policy"] = msgspec.json.decode(row["policy"], type=Policy)
+    fields["items"] = msgspec.json.decode(row["items"], type=tuple[SaleItem, ...])
+    fields["paused_by"] = tuple(row["paused_by"])
+    return Sale(**fields)
+
+
+class SaleBook:
+    """All sales, in memory. `refresh()` is called each half second, and at once by whoever met a newer epoch."""
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self._pool = pool
+        self._sales: dict[str, Sale] = {}
+        self._by_no: dict[int, Sale] = {}
+        self._refreshing: asyncio.Task[None] | None = None
+
+    def get(self, sale: str) -> Sale:
+        """Raises SaleUnknown."""
+        try:
+            return self._sales[sale]
+        except KeyError:
+            raise SaleUnknown from None
+
+    def by_no(self, no: int) -> Sale:
+        """By the number that ids carry. Raises SaleUnknown."""
+        try:
+            return self._by_no[no]
+        except KeyError:
+            raise SaleUnknown from None
+
+    def all(self) -> tuple[Sale, ...]:
+        """Oldest first."""
+        return tuple(self._sales.values())
+
+    async def refresh(self) -> None:
+        """Read every sale anew. Callers at the same moment share one query, which began after the first of them asked."""
+        if self._refreshing is None or self._refreshing.done():
+            self._refreshing = asyncio.create_task(self._read())
+        await asyncio.shield(self._refreshing)
+
+    async def _read(self) -> None:
+        sales = [_sale(row) for row in await self._pool.fetch(SQL.sales_all)]
+        self._sales = {sale.id: sale for sale in sales}
+        self._by_no = {sale.no: sale for sale in sales}
+
+
+async def create_sale(pool: asyncpg.Pool, new: NewSale, created_by: str) -> str:
+    """Write a sale with its items and stock in one transaction; answers its id. Raises SaleExists."""
+    async with pool.acquire() as conn, conn.transaction():
+        no = await conn.fetchval(
+            SQL.sale_insert,
+            new.id,
+            new.title,
+            _moment(new.opens_at_ms),
+            _moment(new.closes_at_ms),
+            new.limit_per_buyer,
+            new.hold_ttl_s,
+            new.guests,
+            new.opening,
+            msgspec.json.encode(new.policy).decode(),
+            ["operator"] if new.is_paused else [],
+            created_by,
+        )
+        if no is None:
+            raise SaleExists
+        for position, item in enumerate(new.items):
+            await _insert_item(conn, new.id, position, item)
+    return new.id
+
+
+async def _insert_item(conn: asyncpg.Connection, sale: str, position: int, item: NewItem) -> None:
+    await conn.execute(SQL.product_insert, item.product, item.title, item.list_amount, item.currency)
+    await conn.execute(
+        SQL.sale_item_insert,
+        sale,
+        item.product,
+        item.title,
+        item.amount,
+        item.list_amount,
+        item.currency,
+        item.stock,
+        position,
+    )
+    await conn.execute(SQL.stock_move_insert, new_id(), sale, item.product, item.stock, "opening")
+
+
+def _moment(at_ms: int | None) -> Any:
+    return None if at_ms is None else datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=at_ms)
+
+
+async def advance_clock(pool: asyncpg.Pool, by_ms: int) -> int:
+    """Move the test clock that schedules are read with; answers the whole offset (ms)."""
+    offset_ms: int = await pool.fetchval(SQL.clock_advance, by_ms)
+    return offset_ms
