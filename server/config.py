@@ -1,0 +1,211 @@
+"""Settings: read once from the environment, checked whole, handed out in small parts.
+
+This is the only file that knows the names of environment variables. A missing or bad value never stops at the first:
+`load_settings` names every one of them in a single message, so that a deployment is mended in one go.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeVar
+from urllib.parse import urlsplit
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+LogStyle = Literal["console", "json"]
+T = TypeVar("T")
+
+# 32: keys are stretched by HKDF-SHA256, so less than its 256 bits of input would be the weakest link.
+SECRET_CHARACTERS_MIN = 32
+REDIS_SCHEMES = frozenset({"redis", "rediss"})
+POSTGRES_SCHEMES = frozenset({"postgres", "postgresql"})
+SMTP_SCHEMES = frozenset({"smtp", "smtps"})
+HTTP_SCHEMES = frozenset({"http", "https"})
+ANY_ADDRESS = frozenset({"0.0.0.0", "::", ""})  # noqa: S104 - compared with, never listened on
+
+
+class SettingsInvalid(Exception):
+    """The environment cannot be used: each line names one variable and what is wrong with it."""
+
+    def __init__(self, *flaws: str) -> None:
+        super().__init__("settings are missing or bad:\n" + "\n".join(f"  {flaw}" for flaw in flaws))
+        self.flaws = flaws
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything a process of onsale is told from outside. Rooms are handed what they need of it, never the whole."""
+
+    host: str
+    port: int
+    # Where browsers find us; the issuer of passes. No trailing slash.
+    public_url: str
+    line_redis_url: str
+    shop_redis_url: str
+    database_url: str
+    # Current first; the others still verify.
+    secret_keys: tuple[bytes, ...]
+    smtp_url: str | None
+    # Whose X-Forwarded-For, X-Forwarded-Proto and X-Request-Id are believed.
+    trusted_proxies: tuple[Network, ...]
+    # Spared by budgets per address, never by those per account.
+    unlimited_from: tuple[Network, ...]
+    log: LogStyle
+    insecure_cookies: bool
+    # Whether `onsale clock advance` may move schedules.
+    test_clock: bool
+    # The sandbox provider; None: that provider is not offered.
+    sandbox_url: str | None
+    data_dir: Path
+    # How long a process told to stop may take to finish what it has begun.
+    drain_s: int
+    # A pooler between us and Postgres hands each transaction another server: prepared statements must not be kept.
+    pgbouncer: bool
+
+    @property
+    def is_https(self) -> bool:
+        """Whether browsers reach us by https."""
+        return self.public_url.startswith("https:")
+
+
+def load_settings(environ: Mapping[str, str]) -> Settings:
+    """Read and check every variable. Raises SettingsInvalid naming all that are missing or bad."""
+    reader = _Reader(environ)
+    host = reader.text("ONSALE_HOST", "127.0.0.1")
+    port = reader.number("ONSALE_PORT", 8080, low=0, high=65535)
+    public_url = reader.read("ONSALE_PUBLIC_URL", _http_url, _own_url(host, port))
+    redis_url = reader.read("REDIS_URL", _redis_url, "")
+    settings = Settings(
+        host=host,
+        port=port,
+        public_url=public_url,
+        line_redis_url=reader.store("LINE_REDIS_URL", redis_url),
+        shop_redis_url=reader.store("SHOP_REDIS_URL", redis_url),
+        database_url=reader.required("DATABASE_URL", _postgres_url, ""),
+        secret_keys=reader.required("ONSALE_SECRET_KEYS", _secret_keys, ()),
+        smtp_url=reader.read("SMTP_URL", _smtp_url, None),
+        trusted_proxies=reader.read("ONSALE_TRUSTED_PROXIES", _networks, ()),
+        unlimited_from=reader.read("ONSALE_UNLIMITED_FROM", _networks, _networks("127.0.0.0/8, ::1")),
+        log=reader.read("ONSALE_LOG", _log_style, "console"),
+        insecure_cookies=reader.read("ONSALE_INSECURE_COOKIES", _switch, False),
+        test_clock=reader.read("ONSALE_TEST_CLOCK", _switch, False),
+        sandbox_url=reader.read("ONSALE_SANDBOX_URL", _http_url, None),
+        data_dir=Path(reader.text("ONSALE_DATA_DIR", ".onsale")),
+        drain_s=reader.number("ONSALE_DRAIN_S", 20, low=1, high=600),
+        pgbouncer=reader.read("ONSALE_PGBOUNCER", _switch, False),
+    )
+    if settings.insecure_cookies and settings.is_https:
+        reader.flaws.append("ONSALE_INSECURE_COOKIES: refused, ONSALE_PUBLIC_URL is https")
+    if reader.flaws:
+        raise SettingsInvalid(*reader.flaws)
+    return settings
+
+
+class _Reader:
+    """Reads variables one by one and remembers every flaw; an empty variable counts as absent."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+        self.flaws: list[str] = []
+
+    def read(self, name: str, parse: Callable[[str], T], default: T) -> T:
+        raw = self._environ.get(name, "").strip()
+        if not raw:
+            return default
+        try:
+            return parse(raw)
+        except ValueError as error:
+            self.flaws.append(f"{name}: {error}")
+            return default
+
+    def required(self, name: str, parse: Callable[[str], T], otherwise: T) -> T:
+        if not self._environ.get(name, "").strip():
+            self.flaws.append(f"{name}: missing")
+        return self.read(name, parse, otherwise)
+
+    def store(self, name: str, shared_url: str) -> str:
+        """A Redis of its own, or the one shared by line and shop."""
+        url = self.read(name, _redis_url, shared_url)
+        if not url and not any(flaw.startswith((f"{name}:", "REDIS_URL:")) for flaw in self.flaws):
+            self.flaws.append(f"{name}: missing, and REDIS_URL too")
+        return url
+
+    def text(self, name: str, default: str) -> str:
+        return self.read(name, str, default)
+
+    def number(self, name: str, default: int, *, low: int, high: int) -> int:
+        def parse(raw: str) -> int:
+            if not raw.isascii() or not raw.isdigit() or not low <= int(raw) <= high:
+                raise ValueError(f"must be a whole number from {low} to {high}")
+            return int(raw)
+
+        return self.read(name, parse, default)
+
+
+def _own_url(host: str, port: int) -> str:
+    name = "127.0.0.1" if host in ANY_ADDRESS else host
+    return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
+
+
+def _url(raw: str, schemes: frozenset[str]) -> str:
+    # The value is never repeated in a message: it may hold a password.
+    try:
+        parts = urlsplit(raw)
+        parts.port  # noqa: B018 - raises ValueError for a bad port
+    except ValueError:
+        raise ValueError("is not a URL") from None
+    if parts.scheme not in schemes or not (parts.netloc or parts.path or parts.query):
+        raise ValueError(f"must be a URL with {' or '.join(f'{scheme}://' for scheme in sorted(schemes))}")
+    return raw
+
+
+def _redis_url(raw: str) -> str:
+    return _url(raw, REDIS_SCHEMES)
+
+
+def _postgres_url(raw: str) -> str:
+    return _url(raw, POSTGRES_SCHEMES)
+
+
+def _smtp_url(raw: str) -> str:
+    return _url(raw, SMTP_SCHEMES)
+
+
+def _http_url(raw: str) -> str:
+    url = _url(raw, HTTP_SCHEMES).rstrip("/")
+    parts = urlsplit(url)
+    if not parts.hostname or parts.query or parts.fragment or parts.path:
+        raise ValueError("must be an address like https://shop.example without path or query")
+    return url
+
+
+def _secret_keys(raw: str) -> tuple[bytes, ...]:
+    keys = [part.strip() for part in raw.split(",") if part.strip()]
+    if not keys or any(len(key) < SECRET_CHARACTERS_MIN for key in keys):
+        raise ValueError(f"needs one or more keys of at least {SECRET_CHARACTERS_MIN} characters, split by commas")
+    if len(set(keys)) < len(keys):
+        raise ValueError("holds the same key twice")
+    return tuple(key.encode() for key in keys)
+
+
+def _networks(raw: str) -> tuple[Network, ...]:
+    parts = [part.strip() for part in raw.split(",") if part.strip()]
+    try:
+        return tuple(ipaddress.ip_network(part, strict=False) for part in parts)
+    except ValueError:
+        raise ValueError("must be addresses or networks like 10.0.0.0/8, split by commas") from None
+
+
+def _log_style(raw: str) -> LogStyle:
+    styles: dict[str, LogStyle] = {"console": "console", "json": "json"}
+    if raw not in styles:
+        raise ValueError("must be console or json")
+    return styles[raw]
+
+
+def _switch(raw: str) -> bool:
+    if raw in ("0", "1"):
+        return raw == "1"
+    raise ValueError("must be 0 or 1")

@@ -1,0 +1,90 @@
+"""The only loop that runs for ever. All else is a `tick()` that does a bounded piece of work and says what it did.
+
+A tick that fails is logged and tried again with a growing pause: a store that is away for ten minutes must neither end
+the process nor be hammered by it. A tick that says `more` is followed by the next at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+import structlog
+
+log = structlog.get_logger()
+
+# 0.05 s doubling to 5 s: the first failure is usually a connection that was just replaced.
+PAUSE_FIRST_MS = 50
+PAUSE_LAST_MS = 5_000
+
+Tick = Callable[[], Awaitable[Any]]
+Observe = Callable[[str, float, Any], None]
+
+
+async def run_loop(
+    name: str,
+    tick: Tick,
+    interval_ms: int,
+    stop: asyncio.Event,
+    *,
+    observe: Observe | None = None,
+    deadline_ms: int = 60_000,
+) -> None:
+    """Call `tick` every `interval_ms` until `stop` is set; the tick in progress is finished, never cut.
+
+    `observe(name, seconds, result)` sees each successful tick (metrics). A tick past `deadline_ms` fails as
+    TimeoutError: a loop that hangs for ever looks healthy and does nothing.
+    """
+    failures = 0
+    while not stop.is_set():
+        started = asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout(deadline_ms / 1000):
+                result = await tick()
+        except Exception as error:
+            failures += 1
+            pause_ms = backoff_ms(failures)
+            _log_failure(name, error, failures, pause_ms)
+            await pause(stop, pause_ms)
+            continue
+        if failures:
+            log.info("loop.recovered", loop=name, failures=failures)
+            failures = 0
+        took_s = asyncio.get_running_loop().time() - started
+        if observe is not None:
+            observe(name, took_s, result)
+        # With `more` the loop still goes round once: other work of the process must not starve.
+        await pause(stop, 0 if getattr(result, "more", False) else max(0.0, interval_ms - took_s * 1000))
+
+
+def backoff_ms(failures: int) -> float:
+    """The pause after the nth failure in a row: doubling, bounded, with jitter so that many do not march in step."""
+    longest_ms = min(PAUSE_LAST_MS, PAUSE_FIRST_MS << min(failures - 1, 10))
+    return longest_ms * random.uniform(0.75, 1.0)
+
+
+async def pause(stop: asyncio.Event, wait_ms: float) -> None:
+    """Wait, but no longer than until `stop`."""
+    if wait_ms <= 0:
+        await asyncio.sleep(0)
+        return
+    with suppress(TimeoutError):
+        async with asyncio.timeout(wait_ms / 1000):
+            await stop.wait()
+
+
+def _log_failure(name: str, error: Exception, failures: int, pause_ms: float) -> None:
+    # The stack only the first time and then at each doubling: an outage of minutes must not fill the disk.
+    is_worth_a_stack = failures & (failures - 1) == 0
+    log.error(
+        "loop.failed",
+        loop=name,
+        error=type(error).__name__,
+        detail=str(error)[:300],
+        failures=failures,
+        pause_ms=round(pause_ms),
+        exc_info=error if is_worth_a_stack else None,
+    )

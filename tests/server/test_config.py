@@ -1,0 +1,75 @@
+"""Settings: every flaw named at once, nothing half read."""
+
+import pytest
+from onsale.server.config import SettingsInvalid, load_settings
+
+GOOD = {
+    "REDIS_URL": "redis://127.0.0.1:6379/0",
+    "DATABASE_URL": "postgresql://onsale@127.0.0.1/onsale",
+    "ONSALE_SECRET_KEYS": "k" * 32,
+}
+
+
+def test_defaults_are_those_of_the_contract():
+    """Three variables are enough; the rest has the documented defaults."""
+    settings = load_settings(GOOD)
+
+    assert ("127.0.0.1", 8080, "http://127.0.0.1:8080") == (settings.host, settings.port, settings.public_url)
+    assert settings.line_redis_url == settings.shop_redis_url == GOOD["REDIS_URL"]
+    assert () == settings.trusted_proxies
+    assert ["127.0.0.0/8", "::1/128"] == [str(network) for network in settings.unlimited_from]
+    assert ("console", False, None) == (settings.log, settings.insecure_cookies, settings.smtp_url)
+
+
+def test_line_and_shop_may_live_apart():
+    """Two addresses need no shared one."""
+    apart = {key: value for key, value in GOOD.items() if key != "REDIS_URL"}
+    settings = load_settings(apart | {"LINE_REDIS_URL": "redis://a", "SHOP_REDIS_URL": "rediss://b"})
+
+    assert ("redis://a", "rediss://b") == (settings.line_redis_url, settings.shop_redis_url)
+
+
+def test_every_flaw_is_named_in_one_message():
+    """Whoever deploys mends all of it in one go."""
+    bad = {
+        "ONSALE_PORT": "eighty",
+        "ONSALE_SECRET_KEYS": "short",
+        "ONSALE_LOG": "xml",
+        "ONSALE_TRUSTED_PROXIES": "the-proxy",
+        "ONSALE_INSECURE_COOKIES": "yes",
+        "ONSALE_PUBLIC_URL": "shop.example",
+        "SMTP_URL": "mail.example",
+    }
+    with pytest.raises(SettingsInvalid) as caught:
+        load_settings(bad)
+
+    named = {flaw.split(":")[0] for flaw in caught.value.flaws}
+    assert {*bad, "LINE_REDIS_URL", "SHOP_REDIS_URL", "DATABASE_URL"} == named
+
+
+def test_messages_never_repeat_a_secret():
+    """A bad URL may hold a password."""
+    with pytest.raises(SettingsInvalid) as caught:
+        load_settings(GOOD | {"DATABASE_URL": "mysql://root:hunter2@db/x", "ONSALE_SECRET_KEYS": "hunter2"})
+
+    assert "hunter2" not in str(caught.value)
+
+
+def test_insecure_cookies_are_refused_behind_https():
+    """Dropping Secure is for plain http only."""
+    with pytest.raises(SettingsInvalid, match="ONSALE_INSECURE_COOKIES"):
+        load_settings(GOOD | {"ONSALE_PUBLIC_URL": "https://shop.example", "ONSALE_INSECURE_COOKIES": "1"})
+
+
+@pytest.mark.parametrize("keys", ["k" * 31, "k" * 32 + "," + "k" * 32, ",", "k" * 32 + ",short"])
+def test_weak_or_doubled_secret_keys_are_refused(keys):
+    """Every key must be long, and each only once."""
+    with pytest.raises(SettingsInvalid, match="ONSALE_SECRET_KEYS"):
+        load_settings(GOOD | {"ONSALE_SECRET_KEYS": keys})
+
+
+def test_older_secret_keys_follow_the_current_one():
+    """Order is kept: the first signs, the others verify."""
+    assert (b"a" * 32, b"b" * 32) == load_settings(
+        GOOD | {"ONSALE_SECRET_KEYS": f" {'a' * 32} , {'b' * 32} "}
+    ).secret_keys
