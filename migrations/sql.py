@@ -1,0 +1,69 @@
+"""Named SQL statements from `.sql` files. Python holds no SQL; a file that does not read as promised fails at import.
+
+A file is a run of statements, each under its name and a comment that says what it is for:
+
+    -- order_set_state_if --
+    -- Move one order if it is still in the state the caller saw.
+    UPDATE orders SET state = $3 WHERE id = $1 AND state = $2 RETURNING id;
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib import resources
+
+NAME_LINE = re.compile(r"^-- (\w+) --[ \t]*$", re.MULTILINE)
+
+
+class SqlFileError(Exception):
+    """A file of named statements does not follow its grammar."""
+
+
+class Queries:
+    """The statements of one file, by attribute: `queries.order_insert` is the text to run."""
+
+    def __init__(self, where: str, statements: Mapping[str, str]) -> None:
+        self._where = where
+        self._statements = dict(statements)
+
+    def __getattr__(self, name: str) -> str:
+        try:
+            return self._statements[name]
+        except KeyError:
+            raise AttributeError(f"{self._where} has no statement named {name}") from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._statements)
+
+
+@cache
+def load_queries(package: str, file: str) -> Queries:
+    """The named statements of `file` inside `package`. Raises SqlFileError when the file breaks the grammar."""
+    where = f"{package}/{file}"
+    return Queries(where, parse(resources.files(package).joinpath(file).read_text(encoding="utf-8"), where))
+
+
+def parse(text: str, where: str) -> dict[str, str]:
+    """Split a file into its statements. Comments above a statement stay out of it: they are for the reader."""
+    head, *parts = NAME_LINE.split(text)
+    if _without_comments(head):
+        raise SqlFileError(f"{where}: SQL above the first name")
+    statements: dict[str, str] = {}
+    for name, body in zip(parts[::2], parts[1::2], strict=True):
+        if name in statements:
+            raise SqlFileError(f"{where}: two statements are named {name}")
+        statements[name] = _one_statement(body, f"{where}: {name}")
+    return statements
+
+
+def _one_statement(body: str, where: str) -> str:
+    statement = _without_comments(body).removesuffix(";").rstrip()
+    if not statement:
+        raise SqlFileError(f"{where} is empty")
+    return statement
+
+
+def _without_comments(text: str) -> str:
+    return "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("--")).strip()

@@ -1,0 +1,158 @@
+"""Real stores for every test: one Postgres and two Redis servers a session, clean data a test.
+
+`ONSALE_TEST_REDIS` names another redis-server or valkey-server program, so the same tests run on each version.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import asyncpg
+import pytest
+from redis.asyncio import Redis
+
+from onsale.lua import connect
+from onsale.migrations import migrate
+from onsale.server import embedded
+from onsale.server.embedded import Launch
+
+READY_WITHIN_S = 20.0
+TEMPLATE = "onsale_template"
+database_numbers = itertools.count(1)
+
+
+@contextmanager
+def running(launch: Launch) -> Iterator[Launch]:
+    """Start a store as a child of the tests and stop it, whatever happens in between."""
+    process = subprocess.Popen(launch.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **launch.options())
+    try:
+        deadline = time.monotonic() + READY_WITHIN_S
+        while not launch.is_ready(process.pid):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"{launch.name} did not start: {process.returncode}")
+            time.sleep(0.01)
+        yield launch
+    finally:
+        process.send_signal(launch.stop_signal)
+        process.wait(timeout=10)
+
+
+@pytest.fixture(scope="session")
+def stores_directory() -> Iterator[Path]:
+    """Where the session's stores keep their data; gone afterwards."""
+    path = Path(tempfile.mkdtemp(prefix="onsale tests "))
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def redis_program() -> str | None:
+    """The redis-server under test; None = the one onsale would choose."""
+    return os.environ.get("ONSALE_TEST_REDIS")
+
+
+@pytest.fixture(scope="session")
+def line_redis_launch(stores_directory: Path, redis_program: str | None) -> Iterator[Launch]:
+    """The line's Redis, as `onsale up` would start it."""
+    directory = stores_directory / "line"
+    port = embedded.free_port()
+    with running(embedded.redis_launch("line", directory, fsync="everysec", port=port, binary=redis_program)) as launch:
+        yield launch
+
+
+@pytest.fixture(scope="session")
+def shop_redis_launch(stores_directory: Path, redis_program: str | None) -> Iterator[Launch]:
+    """The shop's Redis, as `onsale up` would start it."""
+    directory = stores_directory / "shop"
+    port = embedded.free_port()
+    with running(embedded.redis_launch("shop", directory, fsync="always", port=port, binary=redis_program)) as launch:
+        yield launch
+
+
+@pytest.fixture(scope="session")
+def postgres(stores_directory: Path) -> Iterator[str]:
+    """A Postgres with a migrated database to copy from; answers the address of the server's own database."""
+    with running(embedded.postgres_launch(stores_directory / "postgres", port=embedded.free_port())) as launch:
+        asyncio.run(_make_template(launch.url))
+        yield launch.url
+
+
+async def _make_template(url: str) -> None:
+    admin = await asyncpg.connect(url)
+    await admin.execute(f"CREATE DATABASE {TEMPLATE}")
+    await admin.close()
+    connection = await asyncpg.connect(_with_name(url, TEMPLATE))
+    await migrate(connection)
+    await connection.close()
+
+
+def _with_name(url: str, name: str) -> str:
+    return f"{url.rsplit('/', 1)[0]}/{name}"
+
+
+@pytest.fixture
+def line_redis_url(line_redis_launch: Launch) -> str:
+    return line_redis_launch.url
+
+
+@pytest.fixture
+def shop_redis_url(shop_redis_launch: Launch) -> str:
+    return shop_redis_launch.url
+
+
+@pytest.fixture
+async def line_redis(line_redis_url: str) -> AsyncIterator[Redis]:
+    """The line's Redis, empty."""
+    client = connect(line_redis_url)
+    await client.flushall()
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture
+async def shop_redis(shop_redis_url: str) -> AsyncIterator[Redis]:
+    """The shop's Redis, empty."""
+    client = connect(shop_redis_url)
+    await client.flushall()
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture
+async def empty_database_url(postgres: str) -> AsyncIterator[str]:
+    """A database without a schema."""
+    async for url in _database(postgres, "template1"):
+        yield url
+
+
+@pytest.fixture
+async def database_url(postgres: str) -> AsyncIterator[str]:
+    """A database with every migration applied, copied from the session's template."""
+    async for url in _database(postgres, TEMPLATE):
+        yield url
+
+
+async def _database(server: str, template: str) -> AsyncIterator[str]:
+    name = f"test_{next(database_numbers)}"
+    admin = await asyncpg.connect(server)
+    await admin.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+    yield _with_name(server, name)
+    await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    await admin.close()
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[asyncpg.Pool]:
+    """A pool on the test's database."""
+    pool = await asyncpg.create_pool(database_url, min_size=1, max_size=10)
+    yield pool
+    await pool.close()
