@@ -17,6 +17,9 @@ CREATE TABLE orders (
   reason       text,
   -- Counts the changes of this order in Redis; an older event never overwrites a newer one.
   rev          int NOT NULL,
+  -- The rev of the newest money event applied to `claim`. Money and holdings are two streams read by two tasks: a
+  -- holding of rev 4 may be recorded before the decline of rev 3, and must not hide it from the claim.
+  claim_rev    int NOT NULL DEFAULT 0,
   amount       bigint NOT NULL CHECK (amount >= 0),
   currency     text NOT NULL,
   address      bytea,
@@ -96,7 +99,7 @@ CREATE TABLE ledger (
   epoch      int NOT NULL,
   event_id   text NOT NULL,
   reason     text,
-  UNIQUE (order_id, product, verb, event_id)
+  UNIQUE (order_id, product, verb, epoch, event_id)
 );
 CREATE INDEX ledger_of_sale ON ledger (sale, id);
 
@@ -120,15 +123,18 @@ CREATE TABLE admissions (
 );
 
 -- How far each stream has been recorded. Moved by compare-and-set in the transaction that writes the rows: whoever
--- moves it from where it read is the writer (HOLES R1).
+-- moves it from where it read is the writer. A row of an epoch that was fenced off is closed and never moves again; it
+-- stays, so that a waiter of that epoch still learns whether its event was recorded.
 CREATE TABLE watermarks (
   sale       text NOT NULL REFERENCES sales (id),
   stream     text NOT NULL CHECK (stream IN ('money', 'holdings', 'admissions')),
   epoch      int NOT NULL,
-  upto       text NOT NULL DEFAULT '0-0',
+  upto       text NOT NULL DEFAULT '0-0' CHECK (upto ~ '^[0-9]+-[0-9]+$'),
+  closed_at  timestamptz,
   updated_at timestamptz NOT NULL DEFAULT now(),
-  PRIMARY KEY (sale, stream)
+  PRIMARY KEY (sale, stream, epoch)
 );
+CREATE UNIQUE INDEX watermarks_one_open_a_stream ON watermarks (sale, stream) WHERE closed_at IS NULL;
 
 -- Claims that the record refused, so that a waiter that missed the announcement finds its verdict.
 CREATE TABLE refusals (
@@ -140,7 +146,7 @@ CREATE TABLE refusals (
   -- When the units were put where they belong in Redis (withdrawn for stock, free for the others).
   settled_at timestamptz,
   created_at timestamptz NOT NULL DEFAULT now(),
-  PRIMARY KEY (order_id, event_id)
+  PRIMARY KEY (order_id, epoch, event_id)
 );
 CREATE INDEX refusals_unsettled ON refusals (sale) WHERE settled_at IS NULL;
 
