@@ -136,7 +136,7 @@ def _answers_ping(port: int) -> bool:
 
 
 def postgres_launch(directory: Path, *, port: int, connections_max: int = 200) -> Launch:
-    """A Postgres in which a commit that was answered stays. Its data is made on the first call (about half a second)."""
+    """A Postgres in which a commit that was answered stays. Its data is made on the first call (in half a second)."""
     home = _home_for(directory)
     if not (home.data / "PG_VERSION").exists():
         _initialise(home)
@@ -187,7 +187,7 @@ class PostgresHome:
             text=True,
             check=False,
             cwd=self.data,
-            preexec_fn=_all_of(self.before_exec) if self.before_exec else None,  # noqa: PLW1509
+            preexec_fn=_all_of(self.before_exec) if self.before_exec else None,
             **self.run_as,  # type: ignore[call-overload]
         )
         if done.returncode != 0:
@@ -313,8 +313,11 @@ def _forget_dead_postmaster(data: Path) -> None:
 
 
 def end_leftovers(directory: Path) -> None:
-    """Stop store processes that still work in `directory` after their supervisor was killed: two servers on one
-    append-only file or one cluster would ruin it. Both kinds of server keep their data directory as working directory."""
+    """Stop store processes that still work in `directory` after their supervisor was killed.
+
+    Two servers on one append-only file or one cluster would ruin it. Both kinds of server keep their data directory as
+    their working directory, which is how they are known.
+    """
     deadline = time.monotonic() + LEFTOVER_PATIENCE_S
     kind = signal.SIGINT
     while found := _working_in(directory):
