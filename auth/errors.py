@@ -1,4 +1,7 @@
-"""What can be wrong with who asks and how. Each class is one decision of the caller; `server/problems.py` has the numbers."""
+"""What can be wrong with who asks and how. Each class is one decision of the caller.
+
+`server/problems.py` has the numbers.
+"""
 
 from __future__ import annotations
 

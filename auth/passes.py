@@ -1,0 +1,127 @@
+"""Passes: that a buyer was admitted, as an EdDSA JWT that any proxy can check with the JWKS.
+
+Its claims all come from Redis and Ed25519 signatures are deterministic, so every copy of a pass is the same bytes. The
+header of every pass we ever made is one of a few known texts, one a key: a token whose header is not literally one of
+them is refused before anything in it is read, which ends `none`, foreign algorithms, `jku` and `kid` tricks at once.
+
+Whether a pass has expired is judged on the clock that made it: by the reserving script, or by the caller of `verify`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from jwt.utils import base64url_encode
+
+from onsale.auth.errors import PassInvalid
+from onsale.auth.keys import Keyring
+
+JWT_TYPE = "onsale-pass+jwt"
+_ALGORITHM = "EdDSA"
+_TOKEN_LENGTH_MAX = 2_048
+# A pass and what it says take about 1.2 kB: 20 MB at most.
+_CACHE_MAX = 16_384
+_CLAIMS = ["iss", "aud", "sub", "jti", "iat", "exp"]
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What a pass says. Times are Redis milliseconds; `turn` is the token's `jti`."""
+
+    sale: str
+    buyer: str
+    turn: str
+    lane: str
+    epoch: int
+    iat_ms: int
+    exp_ms: int
+
+
+class Passes:
+    """Mints and verifies. A pass seen before costs one dictionary look-up, either way."""
+
+    def __init__(self, keyring: Keyring, issuer: str) -> None:
+        self._issuer = issuer
+        keys = [(key.kid, Ed25519PrivateKey.from_private_bytes(key.secret)) for key in keyring.derive("pass")]
+        self._kid, self._signer = keys[0]
+        self._jwks = {"keys": [_jwk(kid, key.public_key()) for kid, key in keys]}
+        self._key_of_header = {_header_text(kid): key.public_key() for kid, key in keys}
+        self._mint_cached = lru_cache(maxsize=_CACHE_MAX)(self._sign)
+        self._verify_cached = lru_cache(maxsize=_CACHE_MAX)(self._read)
+
+    def mint(self, *, sale: str, buyer: str, turn: str, lane: str, epoch: int, iat_ms: int, exp_ms: int) -> str:
+        """The pass of a turn: the same claims always give the same token."""
+        return self._mint_cached(Pass(sale, buyer, turn, lane, epoch, iat_ms, exp_ms))
+
+    def verify(self, token: str, *, sale: str | None = None) -> Pass:
+        """What a pass says, if we made it, and for this sale where one is named. PassInvalid otherwise.
+
+        Says nothing of expiry: compare `exp_ms` on the clock that matters.
+        """
+        claims = self._verify_cached(token)
+        if sale is not None and claims.sale != sale:
+            raise PassInvalid
+        return claims
+
+    def jwks(self) -> dict[str, list[dict[str, str]]]:
+        """The public keys (RFC 8037), current first."""
+        return self._jwks
+
+    def _sign(self, claims: Pass) -> str:
+        payload: dict[str, Any] = {
+            "iss": self._issuer,
+            "aud": claims.sale,
+            "sub": claims.buyer,
+            "jti": claims.turn,
+            # Whole seconds, as many libraries demand; rounded up, so that no proxy refuses before the shop does.
+            "iat": claims.iat_ms // 1000,
+            "exp": -(-claims.exp_ms // 1000),
+            "iat_ms": claims.iat_ms,
+            "exp_ms": claims.exp_ms,
+            "lane": claims.lane,
+            "epoch": claims.epoch,
+        }
+        return jwt.encode(payload, self._signer, _ALGORITHM, headers=_header(self._kid))
+
+    def _read(self, token: str) -> Pass:
+        public = self._key_of_header.get(token.partition(".")[0])
+        if public is None or len(token) > _TOKEN_LENGTH_MAX:
+            raise PassInvalid
+        try:
+            claims = jwt.decode(
+                token,
+                public,
+                [_ALGORITHM],
+                issuer=self._issuer,
+                options={"require": _CLAIMS, "verify_aud": False, "verify_exp": False, "verify_iat": False},
+            )
+            return Pass(
+                sale=claims["aud"],
+                buyer=claims["sub"],
+                turn=claims["jti"],
+                lane=claims["lane"],
+                epoch=claims["epoch"],
+                iat_ms=claims["iat_ms"],
+                exp_ms=claims["exp_ms"],
+            )
+        except (jwt.InvalidTokenError, KeyError, ValueError) as error:
+            raise PassInvalid from error
+
+
+def _header(kid: str) -> dict[str, str]:
+    return {"typ": JWT_TYPE, "kid": kid}
+
+
+def _header_text(kid: str) -> str:
+    header = {"alg": _ALGORITHM, **_header(kid)}
+    return base64url_encode(json.dumps(header, separators=(",", ":"), sort_keys=True).encode()).decode()
+
+
+def _jwk(kid: str, key: Ed25519PublicKey) -> dict[str, str]:
+    x = base64url_encode(key.public_bytes_raw()).decode()
+    return {"kty": "OKP", "crv": "Ed25519", "x": x, "kid": kid, "use": "sig", "alg": _ALGORITHM}
