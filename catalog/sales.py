@@ -73,9 +73,7 @@ class Sale(msgspec.Struct, frozen=True, kw_only=True):
 
     def state(self, now_ms: int) -> SaleState:
         """By the clock at `now_ms`."""
-        return state_at(
-            now_ms, opens_at_ms=self.opens_at_ms, closes_at_ms=self.closes_at_ms, is_draining=self.draining
-        )
+        return state_at(now_ms, opens_at_ms=self.opens_at_ms, closes_at_ms=self.closes_at_ms, is_draining=self.draining)
 
     def item(self, product: str) -> SaleItem | None:
         """The item of that product, or None."""
@@ -150,6 +148,12 @@ class SaleBook:
         if self._refreshing is None or self._refreshing.done():
             self._refreshing = asyncio.create_task(self._read())
         await asyncio.shield(self._refreshing)
+
+    async def create(self, new: NewSale, created_by: str) -> Sale:
+        """Make a sale and know it. Raises SaleExists."""
+        sale = await create_sale(self._pool, new, created_by)
+        await self._read()
+        return self.get(sale)
 
     async def _read(self) -> None:
         sales = [_sale(row) for row in await self._pool.fetch(SQL.sales_all)]
