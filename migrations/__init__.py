@@ -44,7 +44,7 @@ def migrations() -> Sequence[Migration]:
 
 
 async def migrate(database: asyncpg.Connection | asyncpg.Pool) -> Sequence[str]:
-    """Bring the schema up to date; answers the files applied now. Safe to run twice, and from many processes at once."""
+    """Bring the schema up to date; answers the files applied now. Safe to repeat, and from many processes at once."""
     if isinstance(database, asyncpg.Pool):
         async with database.acquire() as connection:
             return await migrate(connection)

@@ -2,8 +2,7 @@
 
 Promises: nothing is installed, no system user is made and no permission of a parent folder is touched; servers listen
 on 127.0.0.1 alone; data survives the death of every process, and a server that was killed is started again without
-help. Starting is left to the caller, who gets a `Launch` (a command and how to run it): the supervisor runs it under
-asyncio, the tests as a plain child.
+help. Starting is left to the caller, who gets a `Launch` (a command and how to run it).
 
 Postgres refuses to run as root. Root therefore starts it inside a user namespace in which root appears as `nobody`
 (files keep their owner, so a closed home stays readable); where namespaces are not to be had, or the programs cannot be
@@ -25,8 +24,8 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -65,16 +64,11 @@ class Launch:
     stop_signal: signal.Signals
     is_ready: Callable[[int], bool]
     before_exec: tuple[Prepare, ...] = ()
-    run_as: Mapping[str, object] = field(default_factory=dict)
 
-    def options(self) -> dict[str, object]:
-        """Keyword arguments for subprocess.Popen or asyncio.create_subprocess_exec."""
-        return {
-            "cwd": str(self.directory),
-            "start_new_session": True,
-            "preexec_fn": _all_of((die_with_parent(self.stop_signal), *self.before_exec)),
-            **self.run_as,
-        }
+    def prepare(self) -> Prepare:
+        """What the child does between fork and exec (`preexec_fn`)."""
+        # Changing who one is makes the kernel forget the death signal: it comes last.
+        return _all_of((*self.before_exec, die_with_parent(self.stop_signal)))
 
 
 # --- Redis
@@ -165,7 +159,6 @@ def postgres_launch(directory: Path, *, port: int, connections_max: int = 200) -
         stop_signal=signal.SIGINT,
         is_ready=lambda pid: _postmaster_is_ready(home.data, pid),
         before_exec=home.before_exec,
-        run_as=home.run_as,
     )
 
 
@@ -176,7 +169,6 @@ class PostgresHome:
     data: Path
     programs: Path
     before_exec: tuple[Prepare, ...] = ()
-    run_as: Mapping[str, object] = field(default_factory=dict)
 
     def run(self, *command: str, stdin: str = "") -> None:
         """Run one of Postgres's programs to its end, as the one who owns the data."""
@@ -187,8 +179,7 @@ class PostgresHome:
             text=True,
             check=False,
             cwd=self.data,
-            preexec_fn=_all_of(self.before_exec) if self.before_exec else None,
-            **self.run_as,  # type: ignore[call-overload]
+            preexec_fn=_all_of(self.before_exec),
         )
         if done.returncode != 0:
             raise StoreUnusable(f"{Path(command[0]).name} failed: {(done.stderr or done.stdout).strip()[-500:]}")
@@ -209,10 +200,10 @@ def _home_for(directory: Path) -> PostgresHome:
         return PostgresHome(directory, programs)
     # Root on somebody else's data (a checkout of an ordinary user): run as that one.
     if directory.exists() and directory.stat().st_uid != 0 and not directory.is_symlink():
-        return PostgresHome(directory, programs, run_as=_as_user(directory.stat().st_uid))
+        return PostgresHome(directory, programs, (become(directory.stat().st_uid),))
     if not directory.is_symlink():
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        inside = PostgresHome(directory, programs, before_exec=(appear_as_nobody,))
+        inside = PostgresHome(directory, programs, (appear_as_nobody(),))
         if _can_run(inside):
             return inside
     return _shared_home(directory, programs)
@@ -242,7 +233,7 @@ def _shared_home(directory: Path, programs: Path) -> PostgresHome:
             data.mkdir(exist_ok=True, mode=0o700)
         directory.symlink_to(data)
         _give(data, nobody.pw_uid, nobody.pw_gid)
-    return PostgresHome(directory.resolve(), copy / "bin", run_as=_as_user(nobody.pw_uid))
+    return PostgresHome(directory.resolve(), copy / "bin", (become(nobody.pw_uid),))
 
 
 def _copy_programs(install: Path, copy: Path) -> None:
@@ -268,14 +259,6 @@ def _fingerprint(programs: Path) -> str:
 def _give(tree: Path, uid: int, gid: int) -> None:
     for path in (tree, *tree.rglob("*")):
         os.chown(path, uid, gid, follow_symlinks=False)
-
-
-def _as_user(uid: int) -> dict[str, object]:
-    try:
-        gid = pwd.getpwuid(uid).pw_gid
-    except KeyError:
-        gid = uid
-    return {"user": uid, "group": gid, "extra_groups": []}
 
 
 def _initialise(home: PostgresHome) -> None:
@@ -381,16 +364,42 @@ def die_with_parent(kind: signal.Signals) -> Prepare:
     return prepare
 
 
-def appear_as_nobody() -> None:
+def appear_as_nobody() -> Prepare:
     """For a child before exec: enter a user namespace in which root is `nobody`, so that Postgres agrees to run."""
-    nobody = pwd.getpwnam("nobody")
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.unshare(CLONE_NEWUSER) != 0:
-        raise OSError(ctypes.get_errno(), "no user namespace")
-    # Groups cannot be mapped by one who may still change them.
-    Path("/proc/self/setgroups").write_text("deny", encoding="ascii")
-    Path("/proc/self/uid_map").write_text(f"{nobody.pw_uid} 0 1", encoding="ascii")
-    Path("/proc/self/gid_map").write_text(f"{nobody.pw_gid} 0 1", encoding="ascii")
+    nobody = pwd.getpwnam("nobody")
+    maps = (
+        # Groups cannot be mapped by one who may still change them.
+        ("/proc/self/setgroups", b"deny"),
+        ("/proc/self/uid_map", b"%d 0 1" % nobody.pw_uid),
+        ("/proc/self/gid_map", b"%d 0 1" % nobody.pw_gid),
+    )
+
+    def prepare() -> None:
+        if libc.unshare(CLONE_NEWUSER) != 0:
+            raise OSError(ctypes.get_errno(), "no user namespace")
+        for path, line in maps:
+            # Plain system calls: little else is safe between fork and exec.
+            file = os.open(path, os.O_WRONLY)
+            os.write(file, line)
+            os.close(file)
+
+    return prepare
+
+
+def become(uid: int) -> Prepare:
+    """For a child of root before exec: be an ordinary user for good."""
+    try:
+        gid = pwd.getpwuid(uid).pw_gid
+    except KeyError:
+        gid = uid
+
+    def prepare() -> None:
+        os.setgroups([])
+        os.setgid(gid)
+        os.setuid(uid)
+
+    return prepare
 
 
 def _all_of(steps: Sequence[Prepare]) -> Prepare:

@@ -33,7 +33,14 @@ database_numbers = itertools.count(1)
 @contextmanager
 def running(launch: Launch) -> Iterator[Launch]:
     """Start a store as a child of the tests and stop it, whatever happens in between."""
-    process = subprocess.Popen(launch.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **launch.options())
+    process = subprocess.Popen(
+        launch.command,
+        cwd=launch.directory,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=launch.prepare(),
+    )
     try:
         deadline = time.monotonic() + READY_WITHIN_S
         while not launch.is_ready(process.pid):
