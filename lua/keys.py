@@ -49,8 +49,6 @@ class LineKeys:
         return self._key("absent")
 
     @property
-
-    @property
     def tickets(self) -> str:
         """hash: place -> packed ticket."""
         return self._key("tickets")
