@@ -13,25 +13,29 @@ from typing import Any
 
 import msgspec
 import structlog
+
 from onsale.server.config import LogStyle
 
 # What structlog itself adds.
 FRAME_FIELDS = frozenset({"event", "level", "timestamp", "exc_info", "exception", "logger", "stack"})
-FIELDS = FRAME_FIELDS | frozenset(
+FIELDS = FRAME_FIELDS | {
     # Who and where in the house.
-    "process pid loop room name version instance holder driver "
+    "process", "pid", "loop", "room", "name", "version", "instance", "holder", "driver",
     # A request.
-    "request_id method path route status code duration_ms bytes peer user_agent count statuses slowest_ms account role "
+    "request_id", "method", "path", "route", "status", "code", "duration_ms", "bytes", "peer", "user_agent",
+    "count", "statuses", "slowest_ms",
     # Things of the domain, by id.
-    "session sale ticket place lane turn order order_id product attempt payment provider epoch line_epoch shop_epoch "
-    "stream event_id upto prev seq state reason why retryable rev kind "
+    "account", "role", "session", "sale", "ticket", "place", "lane", "turn", "order", "order_id", "product",
+    "attempt", "payment", "provider", "epoch", "line_epoch", "shop_epoch", "stream", "event_id", "upto", "prev",
+    "seq", "state", "reason", "why", "retryable", "rev", "kind",
     # Figures.
-    "rate active active_max free held claimed sold waiting absent tail places ceiling amount currency quantity rows "
-    "events accepted refused poisoned lapsed expired admitted parked lag_ms age_ms took_ms pause_ms wait_ms failures "
-    "restarts streams connections "
+    "rate", "active", "active_max", "free", "held", "claimed", "sold", "waiting", "absent", "tail", "places",
+    "ceiling", "amount", "currency", "quantity", "rows", "events", "accepted", "refused", "poisoned", "lapsed",
+    "expired", "admitted", "parked", "lag_ms", "age_ms", "took_ms", "pause_ms", "wait_ms", "failures", "restarts",
+    "streams", "connections",
     # A failure.
-    "error detail flaws dropped signal exit_code setting store address port".split()
-)
+    "error", "detail", "flaws", "dropped", "signal", "exit_code", "setting", "store", "address", "port",
+}  # fmt: skip
 DETAIL_CHARACTERS_MAX = 2_000
 
 Event = MutableMapping[str, Any]

@@ -1,0 +1,39 @@
+"""Pages, styles, scripts and the words of every language. Nothing of a rule lives here, only how things are said.
+
+Catalogues are flat JSON, one file a language, keys sorted: `problem.<code>.title`, `problem.<code>.detail`,
+`reason.<code>`, `page.…`. A text that is missing in one language is a failing test, not a surprise in front of a buyer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
+from types import MappingProxyType
+from typing import Literal
+
+import jinja2
+import msgspec
+
+Language = Literal["ko", "en"]
+LANGUAGES: tuple[Language, ...] = ("ko", "en")
+
+
+@cache
+def messages(lang: str) -> Mapping[str, str]:
+    """Every text in one language, by key; English where the language is none of ours."""
+    name = lang if lang in LANGUAGES else "en"
+    raw = (resources.files("onsale.web") / "messages" / f"{name}.json").read_bytes()
+    return MappingProxyType(msgspec.json.decode(raw, type=dict[str, str]))
+
+
+@cache
+def templates() -> jinja2.Environment:
+    """The environment of all pages: escapes everything, and a name that is not there is an error, not nothing."""
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("onsale.web", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )

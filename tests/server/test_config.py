@@ -1,6 +1,7 @@
 """Settings: every flaw named at once, nothing half read."""
 
 import pytest
+
 from onsale.server.config import SettingsInvalid, load_settings
 
 GOOD = {
