@@ -10,7 +10,7 @@ from typing import Protocol
 class ChargeState(StrEnum):
     CAPTURED = "captured"
     DECLINED = "declined"
-    UNKNOWN = "unknown"  # no answer, or not found: never final (HOLES M2)
+    UNKNOWN = "unknown"  # no answer, or not found: never final, a slow call may still charge
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +31,22 @@ class PaymentProvider(Protocol):
 
     name: str
 
+    @property
+    def is_away(self) -> bool:
+        """Whether it is not worth asking now."""
+        ...
+
     async def charge(self, *, attempt: str, order: str, amount: int, currency: str, method: str, token: str) -> Charge:
         """Never raises for the network: an unanswered call is UNKNOWN."""
         ...
 
     async def find(self, *, attempt: str) -> Charge:
         """What became of an attempt."""
+        ...
+
+    async def void(self, *, attempt: str) -> Charge:
+        """See to it that an attempt never charges from now on: CAPTURED if it has, DECLINED if it never will, UNKNOWN
+        if that cannot be said."""
         ...
 
     async def refund(self, *, attempt: str, key: str, amount: int, currency: str) -> bool:

@@ -1,0 +1,166 @@
+"""Providers of payments behind one breaker each: what they answer, and whether they are worth asking.
+
+An adapter (`ProviderClient`) says honestly how a call ended: an answer, `NotReached` (nothing was sent), or `NoReply`
+(sent and unanswered: it may have charged). `Guarded` turns that into the port that checkout uses, where an unanswered
+call is UNKNOWN and never an error, and counts failures in a circuit breaker.
+
+An unanswered *charge* is not counted: a card that hangs says nothing about the provider. The question asked after it
+(`find`) is: a provider that does not answer questions is away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from purgatory import AsyncCircuitBreakerFactory
+from purgatory.domain.model import CLOSED, OpenedState
+
+from onsale.catalog.sales import SaleBook
+from onsale.checkout.ports import Charge, ChargeState, LinePause
+
+Answer = TypeVar("Answer")
+
+# The name under which checkout holds a line still; nobody else uses it, and it lifts nobody else's.
+PAUSE_HOLDER = "provider"
+# Five in a row: a restart of the provider costs a reconnection or two, not five.
+FAILURES_MAX = 5
+# How long the breaker refuses before it lets a question through again; also what clients are told to wait.
+OPEN_S = 2
+UNKNOWN = Charge(ChargeState.UNKNOWN)
+
+
+class NotReached(Exception):
+    """The provider was not reached: nothing was sent."""
+
+
+class NoReply(Exception):
+    """The provider was asked and did not answer: what was asked may have been done."""
+
+
+class ProviderClient(Protocol):
+    """An adapter of one provider. Each call raises NotReached or NoReply; times out by itself."""
+
+    name: str
+
+    async def charge(
+        self, *, attempt: str, order: str, amount: int, currency: str, method: str, token: str
+    ) -> Charge: ...
+
+    async def find(self, *, attempt: str) -> Charge: ...
+
+    async def void(self, *, attempt: str) -> Charge: ...
+
+    async def refund(self, *, attempt: str, key: str, amount: int, currency: str) -> bool: ...
+
+
+class Guarded:
+    """`PaymentProvider` over an adapter: never raises for the network, and knows when the provider is away."""
+
+    def __init__(self, client: ProviderClient, *, failures_max: int = FAILURES_MAX, open_s: float = OPEN_S) -> None:
+        self.name = client.name
+        self._client = client
+        # In memory: each process judges by its own calls.
+        self._breakers = AsyncCircuitBreakerFactory(default_threshold=failures_max, default_ttl=open_s)
+        self._is_away = False
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the breaker is open. A probe closes it: buyers are not used to try a provider out."""
+        return self._is_away
+
+    async def charge(self, *, attempt: str, order: str, amount: int, currency: str, method: str, token: str) -> Charge:
+        return await self._ask(
+            lambda: self._client.charge(
+                attempt=attempt, order=order, amount=amount, currency=currency, method=method, token=token
+            ),
+            UNKNOWN,
+            is_silence_counted=False,
+        )
+
+    async def find(self, *, attempt: str) -> Charge:
+        return await self._ask(lambda: self._client.find(attempt=attempt), UNKNOWN)
+
+    async def void(self, *, attempt: str) -> Charge:
+        return await self._ask(lambda: self._client.void(attempt=attempt), UNKNOWN)
+
+    async def refund(self, *, attempt: str, key: str, amount: int, currency: str) -> bool:
+        return await self._ask(
+            lambda: self._client.refund(attempt=attempt, key=key, amount=amount, currency=currency), False
+        )
+
+    async def probe(self) -> bool:
+        """Ask a harmless question; whether it was answered."""
+        return await self._ask(self._question, False)
+
+    async def _question(self) -> bool:
+        await self._client.find(attempt="probe")
+        return True
+
+    async def _ask(
+        self, call: Callable[[], Awaitable[Answer]], otherwise: Answer, *, is_silence_counted: bool = True
+    ) -> Answer:
+        try:
+            answer = await call()
+        except NotReached:
+            await self._note(is_answered=False)
+            return otherwise
+        except NoReply:
+            if is_silence_counted:
+                await self._note(is_answered=False)
+            return otherwise
+        await self._note(is_answered=True)
+        return answer
+
+    async def _note(self, *, is_answered: bool) -> None:
+        breaker = await self._breakers.get_breaker(self.name)
+        # While the breaker is open what it is told does not count; afterwards one answer closes it.
+        try:
+            async with breaker:
+                if not is_answered:
+                    raise NoReply
+        except (NoReply, OpenedState):
+            pass
+        self._is_away = breaker.context.state != CLOSED
+
+
+@dataclass(frozen=True, slots=True)
+class WatchTick:
+    """Lines stopped and let go on in this tick."""
+
+    paused: tuple[str, ...] = ()
+    resumed: tuple[str, ...] = ()
+
+
+class ProviderWatch:
+    """Stops every line while a provider is away, in the name "provider", and lets them go on when it answers.
+
+    Each web process and each worker ticks it once a second, so a pause left behind by a dead process is lifted by
+    another. A process that alone cannot reach the provider refuses its own confirmations and cannot hold the lines.
+    """
+
+    def __init__(self, providers: Sequence[Guarded], line: LinePause, book: SaleBook) -> None:
+        self._providers = providers
+        self._line = line
+        self._book = book
+
+    async def tick(self) -> WatchTick:
+        """Probe where something is amiss; at rest it costs nothing."""
+        held = [sale.id for sale in self._book.all() if PAUSE_HOLDER in sale.paused_by]
+        is_amiss = any(provider.is_away for provider in self._providers)
+        if not held and not is_amiss:
+            return WatchTick()
+        for provider in self._providers:
+            await provider.probe()
+        if any(provider.is_away for provider in self._providers):
+            return WatchTick(paused=await self._pause_running(held))
+        for sale in held:
+            await self._line.resume(sale, PAUSE_HOLDER)
+        return WatchTick(resumed=tuple(held))
+
+    async def _pause_running(self, held: Sequence[str]) -> tuple[str, ...]:
+        running = tuple(sale.id for sale in self._book.all() if not sale.closed and sale.id not in held)
+        for sale in running:
+            await self._line.pause(sale, PAUSE_HOLDER)
+        return running
