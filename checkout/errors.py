@@ -8,6 +8,9 @@ from dataclasses import dataclass
 class CheckoutError(Exception):
     """Checkout refused."""
 
+    # Whether this is the stored answer to a request made before under the same Idempotency-Key.
+    is_replay: bool = False
+
 
 class PassExpired(CheckoutError):
     """The pass has expired: join the line again."""

@@ -3,28 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
+from onsale.lua.shop import StockFigures, TurnClosing
 
-@dataclass(frozen=True, slots=True)
-class StockFigures:
-    """Units of a whole sale in one snapshot; `at_ms` is the shop's Redis time."""
-
-    free: int
-    held: int
-    claimed: int
-    sold: int
-    at_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class TurnClosing:
-    """One `turn_closed` event: `why` is completed, expired, left or revoked."""
-
-    event_id: str
-    turn: str
-    why: str
+__all__ = ["ShopPort", "StockFigures", "TurnClosing"]
 
 
 class ShopPort(Protocol):
