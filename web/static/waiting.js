@@ -1,6 +1,6 @@
 // The waiting page: one state machine over the personal event stream, or over polling where streams do not work.
 // The page itself, refreshed, says the same without this script.
-import { frameOf } from "./line.js";
+import { ahead as aheadOf } from "./line.js";
 
 const section = document.getElementById("waiting");
 const words = JSON.parse(document.getElementById("words").textContent);
@@ -43,7 +43,7 @@ function renderLine(line) {
   if (line.stock) show("stock", numbers.format(line.stock.free + line.stock.held));
   notice("message", line.message?.[lang] ?? null);
   if (section.dataset.place !== "None" && line.living && state === "waiting") {
-    show("ahead", numbers.format(frameOf(line).ahead(Number(section.dataset.place))));
+    show("ahead", numbers.format(aheadOf(line, Number(section.dataset.place))));
   }
 }
 
