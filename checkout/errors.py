@@ -82,3 +82,7 @@ class RecordBehind(CheckoutError):
 
 class ProductUnknown(CheckoutError):
     """There is no such product in this sale."""
+
+
+class ProviderAway(CheckoutError):
+    """The provider of payments does not answer; the reservation stands and nothing was charged. Ask again shortly."""

@@ -98,6 +98,7 @@ PROBLEMS: Mapping[type[BaseException], Problem] = {
     checkout.PaymentDeclined: Problem(402, "payment_declined"),
     checkout.ShopRecovering: Problem(503, "recovering", 1),
     checkout.RecordBehind: Problem(503, "record_behind", 2),
+    checkout.ProviderAway: Problem(503, "provider_away", 2),
     checkout.ProductUnknown: Problem(404, "product_unknown"),
     # Stores. Clients of ours raise these in an outage; the caller can do nothing but ask again.
     Overloaded: Problem(503, "overloaded", 1),
@@ -167,6 +168,8 @@ def problem_response(error: BaseException, *, language: Language, request_id: st
         headers["Retry-After"] = str(retry_after_s)
     if problem.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, checkout.CheckoutError) and error.is_replay:
+        headers["Idempotency-Replayed"] = "true"
     if isinstance(error, web.HTTPMethodNotAllowed):
         headers["Allow"] = ", ".join(sorted(error.allowed_methods))
     body = problem_body(problem, language=language, request_id=request_id) | _extras(error)

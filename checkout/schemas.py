@@ -1,0 +1,143 @@
+"""What checkout reads and answers over HTTP. Bounds are in the types; one decoder a message."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+ITEMS_MAX = 50
+QUANTITY_MAX = 1000
+# What a person typed, such as a name or a line of an address.
+Line = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+Word = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+
+
+class Money(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Integer minor units and an ISO currency."""
+
+    amount: Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+    currency: Annotated[str, msgspec.Meta(pattern=r"^[A-Z]{3}$")]
+
+
+class Address(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Where an order goes; kept sealed, as it was when the order was made."""
+
+    recipient: Line
+    line1: Line
+    line2: Line | None = None
+    city: Line | None = None
+    region: Line | None = None
+    postal_code: Line | None = None
+    country: Annotated[str, msgspec.Meta(pattern=r"^[A-Z]{2}$")] | None = None
+    phone: Line | None = None
+
+
+class ItemRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Units of one product."""
+
+    product: Word
+    quantity: Annotated[int, msgspec.Meta(ge=1, le=QUANTITY_MAX)]
+
+
+class ReserveRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Reserve all of these or nothing. `expected_total` protects against paying another price than was shown."""
+
+    items: Annotated[tuple[ItemRequest, ...], msgspec.Meta(min_length=1, max_length=ITEMS_MAX)]
+    address: Address | None = None
+    expected_total: Money | None = None
+
+
+class PaymentRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How to pay; `token` is the provider's, sealed before it is kept and erased when the attempt ends."""
+
+    provider: Word
+    method: Word
+    token: Annotated[str, msgspec.Meta(min_length=1, max_length=2048)]
+
+
+class ConfirmRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Pay and confirm."""
+
+    payment: PaymentRequest
+
+
+class ItemReply(msgspec.Struct, frozen=True):
+    """One line of an order, priced as it was reserved."""
+
+    product: str
+    title: str
+    quantity: int
+    unit_price: Money
+    list_price: Money
+
+
+class PaymentReply(msgspec.Struct, frozen=True):
+    """One try to pay; `state` is pending, captured, declined, failed, refused, refunding or refunded."""
+
+    payment: str
+    provider: str
+    method: str
+    state: str
+    reason: str | None
+    retryable: bool
+    created_at: str
+
+
+class OrderReply(msgspec.Struct, frozen=True):
+    """An order; `recorded` says that this state stands in Postgres."""
+
+    order: str
+    sale: str | None
+    state: str
+    items: tuple[ItemReply, ...]
+    total: Money
+    expires_at: str
+    recorded: bool
+    payments: tuple[PaymentReply, ...] = ()
+    # Why it ended, where it did not end well.
+    reason: str | None = None
+
+
+class OrderDetail(OrderReply, frozen=True):
+    """An order with its address as it was."""
+
+    address: Address | None = None
+
+
+class OperatorOrder(OrderReply, frozen=True):
+    """An order as the sale's managers see it."""
+
+    buyer: str = ""
+
+
+class OrderPage(msgspec.Struct, frozen=True):
+    """Newest first; `next_cursor` null = no more."""
+
+    items: tuple[OrderReply, ...]
+    next_cursor: str | None
+
+
+class OperatorPage(msgspec.Struct, frozen=True):
+    """The same for managers."""
+
+    items: tuple[OperatorOrder, ...]
+    next_cursor: str | None
+
+
+class PaymentList(msgspec.Struct, frozen=True):
+    """Every try to pay an order, oldest first."""
+
+    items: tuple[PaymentReply, ...]
+    next_cursor: str | None = None
+
+
+class StockReply(msgspec.Struct, frozen=True):
+    """Units that can be reserved now, at most a second old."""
+
+    free: int
+
+
+RESERVE = msgspec.json.Decoder(ReserveRequest)
+CONFIRM = msgspec.json.Decoder(ConfirmRequest)
+ADDRESS = msgspec.json.Decoder(Address)
