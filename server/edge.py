@@ -1,0 +1,137 @@
+"""An edge of their own for the routes that a crowd asks for: straight from the connection to the handler.
+
+A poll that costs 23 microseconds bare would cost half as much again in a router of dozens of routes, a middleware and
+a log line of its own. Here one dictionary finds the handler, the same function that the application serves; errors
+become the same problem documents; and the log has one summed line a second for each of these routes. What is not
+plainly one of them (a query, an escaped path, an Expect header, HEAD) goes the ordinary way.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import structlog
+from aiohttp import web
+
+from onsale.auth.requests import Network
+from onsale.server.metrics import RouteStats, Traffic
+from onsale.server.middleware import REQUEST_ID, SEGMENT_CHARACTERS_MAX, Handler, refuse, request_id
+
+log = structlog.get_logger()
+
+SUM_INTERVAL_MS = 1_000
+# Templates look like /v1/<things>/{thing} or /v1/<things>/{thing}/<part>: what stands after splitting at "/".
+THINGS, THING, PART = 2, 3, 4
+
+Key = tuple[str, str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Hot:
+    """One hot route: how its variable part is called, who serves it, where it is counted."""
+
+    name: str
+    route: web.AbstractRoute
+    handler: Handler
+    stats: RouteStats
+
+
+class Edge:
+    """Serves hot routes itself and hands everything else to the application's own handler."""
+
+    def __init__(
+        self, app: web.Application, hot: Mapping[Key, Hot], otherwise: Handler, trusted: tuple[Network, ...]
+    ) -> None:
+        self._app = app
+        self._hot = hot
+        self._otherwise = otherwise
+        self._trusted = trusted
+
+    async def __call__(self, request: web.Request) -> web.StreamResponse:
+        parts = request.raw_path.split("/")
+        count = len(parts)
+        if count == 4:
+            hot = self._hot.get((request.method, parts[THINGS], ""))
+        elif count == 5:
+            hot = self._hot.get((request.method, parts[THINGS], parts[PART]))
+        else:
+            hot = None
+        if hot is None or not _is_plain(request, parts):
+            return await self._otherwise(request)
+        return await self._serve(request, hot, parts[THING])
+
+    async def _serve(self, request: web.Request, hot: Hot, thing: str) -> web.StreamResponse:
+        started_s = time.perf_counter()
+        match = web.UrlMappingMatchInfo({hot.name: thing}, hot.route)
+        match.add_app(self._app)
+        # What the application's own handler does after routing; handlers see no difference.
+        request._match_info = match
+        request[REQUEST_ID] = request_id(request, self._trusted)
+        code = ""
+        try:
+            response = await hot.handler(request)
+        except Exception as error:
+            response = refuse(request, error)
+            code = response["code"]
+        hot.stats.note(response.status, time.perf_counter() - started_s, code)
+        return response
+
+
+def _is_plain(request: web.Request, parts: Sequence[str]) -> bool:
+    thing = parts[THING]
+    return (
+        parts[1] == "v1"
+        and 0 < len(thing) <= SEGMENT_CHARACTERS_MAX
+        and "%" not in thing
+        and "?" not in thing
+        and (request.method == "GET" or "Expect" not in request.headers)
+    )
+
+
+def hot_table(app: web.Application, paths: Mapping[tuple[str, str], Handler], traffic: Traffic) -> dict[Key, Hot]:
+    """The edge's dictionary, for the routes of `app` whose (method, path) are in `paths`."""
+    table: dict[Key, Hot] = {}
+    for route in app.router.routes():
+        path = route.resource.canonical if route.resource is not None else ""
+        handler = paths.get((route.method, path))
+        if handler is not None:
+            table[_key(route.method, path)] = Hot(_name(path), route, handler, traffic.of(route.method, path))
+    return table
+
+
+def _key(method: str, path: str) -> Key:
+    parts = path.split("/")
+    if parts[1] != "v1" or len(parts) not in (4, 5) or not parts[THING].startswith("{"):
+        raise ValueError(f"{path} has not the shape of a hot route")
+    return method, parts[THINGS], parts[PART] if len(parts) == 5 else ""
+
+
+def _name(path: str) -> str:
+    return path.split("/")[THING].strip("{}")
+
+
+class Summary:
+    """One log line a second for each hot route that served something."""
+
+    def __init__(self, hot: Sequence[RouteStats]) -> None:
+        self._hot = hot
+
+    async def tick(self) -> int:
+        """Write the lines; answers how many requests they sum up."""
+        served = 0
+        for stats in self._hot:
+            recent = stats.take_recent()
+            served += recent.count
+            if recent.count:
+                log.info(
+                    "requests.served",
+                    method=stats.method,
+                    route=stats.route,
+                    count=recent.count,
+                    statuses=recent.statuses,
+                    slowest_ms=round(recent.slowest_s * 1000, 2),
+                    duration_ms=round(recent.total_s * 1000, 1),
+                )
+        return served
