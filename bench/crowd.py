@@ -1,6 +1,6 @@
 """A crowd of buyers as strangers would write them: HTTP only, no code of the server's.
 
-Every buyer joins, waits (by polling or by its event stream), reserves and pays, and tries again whatever did not answer:
+Every buyer joins, waits (polling or on its event stream), reserves and pays, and tries again whatever did not answer:
 a connection refused or cut, a 503 or 429 with Retry-After. Each call is logged as ok, refused (a documented answer) or
 unknown (no answer: it may or may not have happened). `judge.py` compares that log with the stores.
 """

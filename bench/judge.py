@@ -1,4 +1,4 @@
-"""The judge: compares what the crowd was told with what the record and the provider hold. Shares no code with the server.
+"""The judge: compares what the crowd was told with what record and provider hold. Shares no code with the server.
 
 It knows only the public tables (`orders`, `order_items`, `payments`, `ledger`, `admissions`) and the sandbox provider's
 `GET /charges`. A call without an answer is unknown, never failed.

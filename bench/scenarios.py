@@ -1,4 +1,4 @@
-"""Whole sales on real processes: a crowd, and what goes wrong under it. Each scenario ends with `onsale audit` and the judge.
+"""Whole sales on real processes: a crowd, and what goes wrong under it. Each ends with `onsale audit` and the judge.
 
     python -m bench.scenarios rush            2,000 buyers, 500 units, 200 a second
     python -m bench.scenarios kills           the same at 20 a second; kill -9 of a process every 2 s, in turn

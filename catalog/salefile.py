@@ -83,13 +83,13 @@ def rate_centi(rate_per_second: float) -> int | None:
 def new_sale(file: SaleFile) -> NewSale:
     """Check what types cannot say. Raises InvalidRequest with every flaw found."""
     flaws: list[Flaw] = []
-    opens_at_ms = _moment(file.sale.opens_at, "/sale/opens_at", flaws, may_be_now=True)
-    closes_at_ms = _moment(file.sale.closes_at, "/sale/closes_at", flaws, may_be_now=False)
+    opens_at_ms = _moment(file.sale.opens_at, "#/sale/opens_at", flaws, may_be_now=True)
+    closes_at_ms = _moment(file.sale.closes_at, "#/sale/closes_at", flaws, may_be_now=False)
     if opens_at_ms is not None and closes_at_ms is not None and closes_at_ms <= opens_at_ms:
-        flaws.append(Flaw("/sale/closes_at", "out_of_range", "closes_at must be after opens_at"))
+        flaws.append(Flaw("#/sale/closes_at", "out_of_range", "closes_at must be after opens_at"))
     centi = rate_centi(file.admission.rate_per_second)
     if centi is None:
-        flaws.append(Flaw("/admission/rate_per_second", "out_of_range", "steps of 0.01 a second"))
+        flaws.append(Flaw("#/admission/rate_per_second", "out_of_range", "steps of 0.01 a second"))
     sale_id = file.sale.id or _slug(file.sale.title)
     items = tuple(_item(n, item, sale_id, flaws) for n, item in enumerate(file.items))
     _check_together(items, flaws)
@@ -146,9 +146,9 @@ def _policy(admission: AdmissionFields, centi: int) -> Policy:
 def _item(n: int, item: ItemFields, sale_id: str, flaws: list[Flaw]) -> NewItem:
     listed = item.list_price or item.price
     if listed.currency != item.price.currency:
-        flaws.append(Flaw(f"/items/{n}/list_price/currency", "mismatch", "must be the currency of price"))
+        flaws.append(Flaw(f"#/items/{n}/list_price/currency", "mismatch", "must be the currency of price"))
     if listed.amount < item.price.amount:
-        flaws.append(Flaw(f"/items/{n}/list_price/amount", "out_of_range", "must not be below price"))
+        flaws.append(Flaw(f"#/items/{n}/list_price/amount", "out_of_range", "must not be below price"))
     return NewItem(
         product=item.product or f"{sale_id[:55]}-{n + 1}",
         title=item.title,
@@ -163,9 +163,9 @@ def _check_together(items: tuple[NewItem, ...], flaws: list[Flaw]) -> None:
     first_at: dict[str, int] = {}
     for n, item in enumerate(items):
         if first_at.setdefault(item.product, n) != n:
-            flaws.append(Flaw(f"/items/{n}/product", "duplicate", f"is item {first_at[item.product] + 1} already"))
+            flaws.append(Flaw(f"#/items/{n}/product", "duplicate", f"is item {first_at[item.product] + 1} already"))
         if item.currency != items[0].currency:
-            flaws.append(Flaw(f"/items/{n}/price/currency", "mismatch", "one sale, one currency"))
+            flaws.append(Flaw(f"#/items/{n}/price/currency", "mismatch", "one sale, one currency"))
 
 
 def _moment(value: str, pointer: str, flaws: list[Flaw], *, may_be_now: bool) -> int | None:
@@ -190,18 +190,18 @@ def _slug(title: str) -> str:
 
 
 def _pointer(path: str, detail: str) -> str:
-    """`.items[0].price` (and a missing or unknown field named in the message) -> `/items/0/price`."""
+    """`.items[0].price` (and a missing or unknown field named in the message) -> `#/items/0/price`."""
     field = re.search(r"field `([^`]*)`", detail)
     steps = re.findall(r"[^.\[\]]+", path) + ([field[1]] if field else [])
-    return "".join(f"/{step}" for step in steps)
+    return "#" + "".join(f"/{step}" for step in steps)
 
 
 def _where(text: str, pointer: str) -> str:
     lines = _lines(text)
-    steps = pointer
+    steps = pointer.removeprefix("#")
     while steps and steps not in lines:
         steps = steps.rpartition("/")[0]
-    field = pointer.removeprefix("/").replace("/", ".")
+    field = pointer.removeprefix("#/").replace("/", ".")
     return f"line {lines.get(steps, 1)}, {field}: "
 
 

@@ -144,7 +144,7 @@ class SaleBook:
         return tuple(self._sales.values())
 
     async def refresh(self) -> None:
-        """Read every sale anew. Callers at the same moment share one query, which began after the first of them asked."""
+        """Read every sale anew. Callers at the same moment share one query."""
         if self._refreshing is None or self._refreshing.done():
             self._refreshing = asyncio.create_task(self._read())
         await asyncio.shield(self._refreshing)
