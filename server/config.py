@@ -7,6 +7,7 @@ This is the only file that knows the names of environment variables. A missing o
 from __future__ import annotations
 
 import ipaddress
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +69,11 @@ class Settings:
     def is_https(self) -> bool:
         """Whether browsers reach us by https."""
         return self.public_url.startswith("https:")
+
+
+def environment() -> dict[str, str]:
+    """The environment of this process. Read here alone, so that nothing else depends on it unseen."""
+    return dict(os.environ)
 
 
 def load_settings(environ: Mapping[str, str]) -> Settings:
