@@ -168,3 +168,8 @@ class ShopKeys:
     def verdicts(self) -> str:
         """channel: what the record announces after each batch."""
         return self._key("verdicts")
+
+
+def stream_key(digest: str) -> str:
+    """string: the path of the stream that a stream key opened; of no sale, on the line's server."""
+    return f"{{stream-key:{digest}}}"
