@@ -211,7 +211,7 @@ def build(
 class Frame:
     """One parsed line document. Everyone between two listed places has the same answer, so answers are kept by step."""
 
-    __slots__ = ("_places", "_ranks", "_waits", "as_of_ms", "doc", "document", "order", "pace", "waiting")
+    __slots__ = ("_places", "_ranks", "_waits", "as_of_ms", "doc", "document", "order", "pace", "texts", "waiting")
 
     def __init__(self, doc: bytes, pace: Pace = STILL) -> None:
         """Raises FrameInvalid."""
@@ -227,6 +227,8 @@ class Frame:
         self._places = decode_places(document.living.places)
         self._ranks = _ranks(document.waiting)
         self._waits: dict[int, Wait | None] = {}
+        # What others derive from a step of this document, kept with it.
+        self.texts: dict[int, tuple[str, int]] = {}
         if document.living.exact != EXACT or len(self._places) != len(self._ranks):
             raise FrameInvalid("living.places does not list the ranks of this many waiting")
 
@@ -248,9 +250,10 @@ class Frame:
 
     def wait_ms(self, place: int, now_ms: int) -> Wait | None:
         """The remaining wait; None while the line does not move or this document is older than 3 s at `now_ms`."""
-        if not self.is_fresh(now_ms):
-            return None
-        step = self.step(place)
+        return self.wait_at(self.step(place)) if self.is_fresh(now_ms) else None
+
+    def wait_at(self, step: int) -> Wait | None:
+        """The remaining wait of anyone at this step, from a document that is fresh."""
         if step not in self._waits:
             self._waits[step] = self.pace.wait(self.ahead_at(step))
         return self._waits[step]
