@@ -141,7 +141,7 @@ class Child:
     async def _spawn(self, start: Start) -> None:
         self._stop_signal = start.stop_signal
         put_aside(self._log)
-        with self._log.open("ab", opener=_private) as log:
+        with self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *start.command,
                 stdin=asyncio.subprocess.DEVNULL,
@@ -155,7 +155,8 @@ class Child:
         self._set(state="starting")
 
     async def _watch_ready(self, start: Start, process: asyncio.subprocess.Process) -> None:
-        while not start.is_ready(process.pid):
+        # Nobody tells us: a store is asked until it answers.
+        while not start.is_ready(process.pid):  # noqa: ASYNC110
             await asyncio.sleep(READY_POLL_S)
         self._ready.set()
         self._set(state="running")
@@ -192,6 +193,3 @@ def put_aside(log: Path) -> None:
     if log.exists() and log.stat().st_size > LOG_BYTES_MAX:
         log.replace(log.with_name(f"{log.name}.1"))
 
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)

@@ -34,7 +34,7 @@ def duration_ms(text: str) -> int:
     return int(found[1]) * MILLISECONDS[found[2]]
 
 
-class Rate(click.ParamType):
+class Rate(click.ParamType[int]):
     """An admission rate on the command line."""
 
     name = "rate"
@@ -48,7 +48,7 @@ class Rate(click.ParamType):
             self.fail(f"{error}.", param, ctx)
 
 
-class Duration(click.ParamType):
+class Duration(click.ParamType[int]):
     """A length of time on the command line."""
 
     name = "duration"

@@ -1,0 +1,239 @@
+"""The command line: what each command takes, prints and ends with. The work is in `operating.py` and in the rooms.
+
+Beside a running `onsale up` a command finds it through the data directory; nothing else needs setting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from onsale.auth.roles import Role
+from onsale.server import running
+from onsale.server.config import Settings, environment
+from onsale.server.quantities import Duration, Rate
+from onsale.server.terminal import (
+    chosen_data_dir,
+    echo_json,
+    echo_table,
+    found_settings,
+    read_text,
+    run,
+    with_data_dir,
+    with_json,
+)
+
+ROLES = click.Choice([role.value for role in Role])
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="onsale", message="%(version)s")
+def main() -> None:
+    """A fair line, exact stock, checkout and record for flash sales."""
+
+
+# --- the system
+
+
+@main.command()
+@click.option("--port", type=click.IntRange(0, 65535), help="Where web listens; 0 = any free one.  [default: 8080]")
+@click.option("--host", help="The address web listens on.  [default: 127.0.0.1]")
+@click.option("--web", "web_count", type=click.IntRange(1, 64), default=1, show_default=True, help="Web processes.")
+@click.option("--no-demo", is_flag=True, help="Make no demo sale and no demo accounts.")
+@with_data_dir
+def up(port: int | None, host: str | None, web_count: int, no_demo: bool, data_dir: Path | None) -> None:
+    """Run everything on this machine, until Ctrl-C.
+
+    Brings a Redis and a Postgres where no address is set, applies the schema, starts all processes, and starts again
+    what dies.
+    """
+    from onsale.server.up import Plan
+    from onsale.server.up import up as run_up
+
+    plan = Plan(chosen_data_dir(data_dir), host, port, web_count, with_demo=not no_demo)
+    run(run_up(plan, environment(), click.echo))
+
+
+@main.command()
+@with_json
+@with_data_dir
+def status(as_json: bool, data_dir: Path | None) -> None:
+    """What runs here: processes, addresses, stores. Ends with 1 when nothing does."""
+    system = running.read_running(chosen_data_dir(data_dir))
+    if system is None:
+        raise click.ClickException(f"nothing runs on {chosen_data_dir(data_dir)}; start it with: onsale up")
+    if as_json:
+        echo_json(system)
+    else:
+        echo_status(system)
+
+
+def echo_status(system: running.Running) -> None:
+    click.echo(f"{system.state}, supervisor {system.pid}, data in {system.data_dir}\n")
+    rows = [(one.name, one.pid, one.state, one.restarts) for one in system.processes]
+    echo_table(("PROCESS", "PID", "STATE", "RESTARTS"), rows)
+    click.echo()
+    echo_table(("WHAT", "ADDRESS"), [*system.addresses.items(), *system.stores.items()])
+
+
+def add_process(name: str, about: str) -> None:
+    """A command for one process of the system, as in the Procfile."""
+
+    @main.command(name, help=about)
+    @with_data_dir
+    def start(data_dir: Path | None) -> None:
+        from onsale.server import processes
+
+        body: Callable[[Settings], Coroutine[Any, Any, None]] = getattr(processes, f"run_{name}")
+        run(body(found_settings(data_dir)))
+
+
+add_process("web", "Answer requests and streams. Any number may run, on one port.")
+add_process("admitter", "Let people in at the set rate. Any number may run; together they are exact.")
+add_process("flusher", "Write what happened into Postgres. Any number may run; each stream has one writer.")
+add_process("worker", "Give back lapsed holds, finish open claims, rebuild what a store lost.")
+add_process("sandbox", "The sandbox payment provider: a server of its own, no real money.")
+
+
+@main.command()
+@with_json
+@with_data_dir
+def migrate(as_json: bool, data_dir: Path | None) -> None:
+    """Apply what is new in the schema. Safe to repeat, and from many machines at once."""
+    from onsale.server import operating
+
+    files = run(operating.migrate_database(found_settings(data_dir)))
+    if as_json:
+        echo_json({"applied": files})
+    else:
+        click.echo("\n".join(f"applied {file}" for file in files) or "the schema is up to date")
+
+
+# --- sales
+
+
+@main.group()
+def sale() -> None:
+    """Make, look at, open and end sales."""
+
+
+@sale.command("create")
+@click.argument("file", type=click.File(encoding="utf-8"))
+@with_json
+@with_data_dir
+def sale_create(file: Any, as_json: bool, data_dir: Path | None) -> None:
+    """Make a sale from a TOML FILE (- reads standard input)."""
+    from onsale.server import operating
+
+    made = run(operating.create_sale(found_settings(data_dir), read_text(file)))
+    if as_json:
+        echo_json(made)
+    else:
+        click.echo(f"made {made['sale']}: {made['address']}")
+
+
+@sale.command("list")
+@with_json
+@with_data_dir
+def sale_list(as_json: bool, data_dir: Path | None) -> None:
+    """Every sale with its state, rate and stock."""
+    from onsale.server import operating
+
+    sales = run(operating.list_sales(found_settings(data_dir)))
+    if as_json:
+        echo_json(sales)
+    else:
+        echo_table(("SALE", "STATE", "TITLE", "RATE", "SEATS", "STOCK", "SOLD"), [sale_row(one) for one in sales])
+
+
+def sale_row(one: dict[str, Any]) -> Sequence[object]:
+    admission, items = one["admission"], one["items"]
+    rate = f"{admission['rate_per_second']:g}/s"
+    counts = (sum(item["stock"] for item in items), sum(item["sold"] for item in items))
+    return (one["sale"], one["state"], one["title"], rate, admission["active_max"], *counts)
+
+
+@sale.command("show")
+@click.argument("sale_id", metavar="SALE")
+@with_json
+@with_data_dir
+def sale_show(sale_id: str, as_json: bool, data_dir: Path | None) -> None:
+    """One SALE: schedule, admission, items."""
+    from onsale.server import operating
+
+    found = run(operating.show_sale(found_settings(data_dir), sale_id))
+    if as_json:
+        echo_json(found)
+    else:
+        echo_sale(found)
+
+
+def echo_sale(found: dict[str, Any]) -> None:
+    facts = {name: value for name, value in found.items() if name not in ("items", "admission")}
+    echo_table(("WHAT", "IS"), [*facts.items(), *found["admission"].items()])
+    click.echo()
+    rows = [
+        (item["product"], item["title"], money(item["price"]), item["stock"], item["claimed"], item["sold"])
+        for item in found["items"]
+    ]
+    echo_table(("PRODUCT", "TITLE", "PRICE", "STOCK", "CLAIMED", "SOLD"), rows)
+
+
+def money(price: dict[str, Any]) -> str:
+    return f"{price['amount']} {price['currency']}"
+
+
+# --- accounts
+
+
+@main.command()
+@click.option("--count", type=click.IntRange(1, 1_000_000), required=True, help="How many.")
+@click.option("--from", "first", type=click.IntRange(1, 9_999_999), default=1, show_default=True, help="First number.")
+@click.option("--ttl", "ttl_ms", type=Duration(), default="6h", show_default=True, help="How long each is good.")
+@click.option("--role", type=ROLES, default=Role.CUSTOMER.value, show_default=True)
+@with_data_dir
+def tokens(count: int, first: int, ttl_ms: int, role: str, data_dir: Path | None) -> None:
+    """Access tokens of the accounts load-000001, ..., one a line. Accounts are made when missing."""
+    from onsale.server import operating
+
+    settings = found_settings(data_dir)
+    made = run(operating.make_tokens(settings, count=count, first=first, ttl_ms=ttl_ms, role=Role(role)))
+    click.echo("\n".join(made))
+
+
+@main.command("role")
+@click.argument("email")
+@click.argument("role", type=ROLES)
+@with_data_dir
+def set_role(email: str, role: str, data_dir: Path | None) -> None:
+    """Give the account of EMAIL a ROLE; its devices are signed out."""
+    from onsale.server import operating
+
+    account = run(operating.set_role(found_settings(data_dir), email, Role(role)))
+    click.echo(f"{account} is {role}")
+
+
+# --- the test clock
+
+
+@main.group()
+def clock() -> None:
+    """Move time, where the system runs with ONSALE_TEST_CLOCK=1."""
+
+
+@clock.command("advance")
+@click.argument("by_ms", metavar="DURATION", type=Duration())
+@with_json
+@with_data_dir
+def clock_advance(by_ms: int, as_json: bool, data_dir: Path | None) -> None:
+    """Move schedules, deliveries and refunds on by DURATION (1d). Holds, passes and rates keep real time."""
+    from onsale.server import operating
+
+    offset_ms = run(operating.move_clock(found_settings(data_dir), by_ms))
+    if as_json:
+        echo_json({"offset_ms": offset_ms})
+    else:
+        click.echo(f"the clock is {offset_ms / 1000:g} s ahead")

@@ -1,0 +1,160 @@
+"""What the commands do to a system: each opens what it needs, does one thing, and answers figures.
+
+No command line in here and no printing; `cli.py` has both.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+import msgspec
+from redis.exceptions import RedisError
+
+from onsale.auth.access import AccessTokens
+from onsale.auth.accounts import Accounts, ensure_load_accounts
+from onsale.auth.errors import AuthError
+from onsale.auth.keys import Keyring
+from onsale.auth.passwords import PasswordHasher
+from onsale.auth.revocations import Revocations
+from onsale.auth.roles import Role
+from onsale.catalog.errors import CatalogError
+from onsale.catalog.salefile import parse_sale_file
+from onsale.catalog.sales import Sale, SaleBook, advance_clock
+from onsale.catalog.schemas import sale_reply
+from onsale.checkout.errors import CheckoutError
+from onsale.migrations import MigrationChanged, migrate
+from onsale.queue.errors import LineError
+from onsale.server.children import ChildFailed
+from onsale.server.config import Settings
+from onsale.server.embedded import StoreUnusable
+from onsale.server.running import AlreadyRunning
+from onsale.server.up import PortTaken
+
+# Who an action is signed by when it came from the command line.
+COMMAND_LINE = "command-line"
+
+SaleDocument = dict[str, Any]
+
+
+class Refused(Exception):
+    """A command that cannot be done; the message says why."""
+
+
+# Errors whose text is meant for the person at the terminal.
+DECISIONS = (
+    AuthError,
+    CatalogError,
+    CheckoutError,
+    LineError,
+    Refused,
+    MigrationChanged,
+    ChildFailed,
+    PortTaken,
+    StoreUnusable,
+)
+
+
+@asynccontextmanager
+async def database(settings: Settings) -> AsyncIterator[asyncpg.Pool]:
+    """A small pool on the record."""
+    options = {"statement_cache_size": 0} if settings.pgbouncer else {}
+    async with asyncpg.create_pool(settings.database_url, min_size=1, max_size=4, **options) as pool:
+        yield pool
+
+
+@asynccontextmanager
+async def sales(settings: Settings) -> AsyncIterator[tuple[asyncpg.Pool, SaleBook]]:
+    """The record and the sales in it, as of now."""
+    async with database(settings) as pool:
+        book = SaleBook(pool)
+        await book.refresh()
+        yield pool, book
+
+
+async def migrate_database(settings: Settings) -> Sequence[str]:
+    """Bring the schema up to date; the files applied."""
+    async with database(settings) as pool:
+        return await migrate(pool)
+
+
+async def create_sale(settings: Settings, text: str) -> SaleDocument:
+    """Make a sale from the text of a sale file."""
+    new = parse_sale_file(text)
+    async with sales(settings) as (_, book):
+        return sale_document(await book.create(new, COMMAND_LINE), settings)
+
+
+async def list_sales(settings: Settings) -> list[SaleDocument]:
+    """Every sale, oldest first."""
+    async with sales(settings) as (_, book):
+        return [sale_document(sale, settings) for sale in book.all()]
+
+
+async def show_sale(settings: Settings, sale: str) -> SaleDocument:
+    """One sale."""
+    async with sales(settings) as (_, book):
+        return sale_document(book.get(sale), settings)
+
+
+async def make_tokens(settings: Settings, *, count: int, first: int, ttl_ms: int, role: Role) -> list[str]:
+    """Access tokens of load accounts, made when missing."""
+    async with database(settings) as pool:
+        access = AccessTokens(Keyring(settings.secret_keys), settings.public_url, Revocations(pool))
+        return await ensure_load_accounts(
+            pool, access, count=count, first=first, ttl_s=max(1, ttl_ms // 1000), role=role, now_ms=now_ms()
+        )
+
+
+async def set_role(settings: Settings, email: str, role: Role) -> str:
+    """Give an account another role; its id."""
+    async with database(settings) as pool:
+        # No password is hashed for this: the hasher's worker never starts.
+        return await Accounts(pool, Keyring(settings.secret_keys), PasswordHasher()).set_role(email, role)
+
+
+async def move_clock(settings: Settings, by_ms: int) -> int:
+    """Move the clock that schedules are read with; the whole offset (ms)."""
+    if not settings.test_clock:
+        raise Refused("the clock moves only where the system was started with ONSALE_TEST_CLOCK=1")
+    async with database(settings) as pool:
+        return await advance_clock(pool, by_ms)
+
+
+def sale_document(sale: Sale, settings: Settings) -> SaleDocument:
+    """A sale as its page shows it, with what operators and the record know of it."""
+    document: SaleDocument = msgspec.to_builtins(sale_reply(sale, now_ms()))
+    sold = {item.product: {"claimed": item.claimed, "sold": item.sold} for item in sale.items}
+    document["items"] = [{**item, **sold[item["product"]]} for item in document["items"]]
+    document["admission"] = {
+        "mode": sale.policy.mode,
+        "rate_per_second": sale.policy.rate_centi / 100,
+        "active_max": sale.policy.active_max,
+        "paused_by": list(sale.paused_by),
+        "pass_ttl_s": sale.policy.pass_ttl_s,
+        "turn_ttl_s": sale.policy.turn_ttl_s,
+        "absent_after_s": sale.policy.absent_after_s,
+    }
+    document["address"] = f"{settings.public_url}/sales/{sale.id}"
+    return document
+
+
+def now_ms() -> int:
+    """This machine's clock."""
+    return time.time_ns() // 1_000_000
+
+
+def said_in_one_line(error: Exception) -> str | None:
+    """What a command tells a person of an error that is a decision for them; None = a fault of ours."""
+    if isinstance(error, AlreadyRunning):
+        return f"onsale runs on {error} already; see: onsale status"
+    if isinstance(error, DECISIONS):
+        return str(error) or (type(error).__doc__ or type(error).__name__).partition("\n")[0]
+    if isinstance(error, asyncpg.UndefinedTableError):
+        return "the schema is not there yet; run: onsale migrate"
+    if isinstance(error, OSError | RedisError | asyncpg.PostgresError | asyncpg.InterfaceError):
+        return f"a store cannot be reached: {error}"
+    return None
