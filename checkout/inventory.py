@@ -1,5 +1,5 @@
-"""Holds on stock. A unit is free, held, claimed, sold or withdrawn, never two at once; Redis decides fast, and the record
-is the truth it can be rebuilt from.
+"""Holds on stock. A unit is free, held, claimed, sold or withdrawn, never two at once; Redis decides fast, and the
+record is the truth it can be rebuilt from.
 
 `Inventory` is the room's only port to the shop's Redis. Each method is one script; what many requests ask of the same
 script in one tick of the loop travels as one batch. Nothing is retried here: every change is idempotent under an id its
@@ -14,16 +14,17 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Self, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
 
 import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from onsale.auth.errors import IdempotencyKeyReused, StoreUnavailable
-from onsale.catalog.sales import Sale
 from onsale.checkout.errors import (
     CheckoutError,
     OrderExpired,
@@ -41,13 +42,13 @@ from onsale.checkout.errors import (
     SoldOut,
 )
 from onsale.checkout.record.events import Announcement, AttemptDoc, OrderDoc
+from onsale.checkout.snapshot import ItemUnits, LiveOrder, ShopSnapshot, ShopTerms, steps, units_of
 from onsale.checkout.states import OrderState
-from onsale.lua.batching import Batcher, Overloaded
+from onsale.lua.batching import BATCH_MAX, Batcher, Overloaded
 from onsale.lua.keys import ShopKeys
 from onsale.lua.replies import Reply
 from onsale.lua.shop import (
     PackedAttempt,
-    PackedBuyer,
     PackedOrder,
     PinItem,
     RemakeItem,
@@ -80,7 +81,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What a reservation answers. `doc` is the order as it was reserved; `event_id` the `reserved` event in `holdings`."""
+    """What a reservation answers. `doc` is the order as it was reserved; `event_id` its event in `holdings`."""
 
     order: str
     rev: int
@@ -130,8 +131,8 @@ class Changed:
 
 @dataclass(frozen=True, slots=True)
 class OrderView:
-    """An order as Redis has it. `attempt`, `key`, `digest` are the newest try's ("" before the first); `event_id` is the
-    order's newest event."""
+    """An order as Redis has it. `attempt`, `key`, `digest` are the newest try's ("" before the first); `event_id` is
+    the order's newest event."""
 
     order: str
     state: OrderState
@@ -159,61 +160,6 @@ class LapseTick:
 
 
 @dataclass(frozen=True, slots=True)
-class ShopTerms:
-    """What the scripts need of a sale: its hours, limits and what they refuse by."""
-
-    opens_at_ms: int
-    closes_at_ms: int
-    limit_per_buyer: int
-    hold_ttl_ms: int
-    pass_required: bool = True
-    # 10 s: the flusher's failover takes 2 to 3; behind by more, what is sold may not be what the record will accept.
-    record_behind_ms: int = 10_000
-
-    @classmethod
-    def of(cls, sale: Sale) -> Self:
-        """The terms of a sale with its effective hours."""
-        return cls(sale.opens_at_ms, sale.closes_at_ms, sale.limit_per_buyer, sale.hold_ttl_s * 1000)
-
-
-@dataclass(frozen=True, slots=True)
-class ItemUnits:
-    """One item at a rebuild: every unit of it, and those sold. What is held and claimed follows from the orders."""
-
-    product: str
-    stock: int
-    sold: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class LiveOrder:
-    """One order at a rebuild, in state reserved or confirming (or confirmed, so that repeats find it; its units are in
-    `ItemUnits.sold`). `attempts` oldest first; an open claim's last attempt has the outcome `open`."""
-
-    doc: OrderDoc
-    state: OrderState
-    rev: int
-    reserved_at_ms: int
-    expires_at_ms: int
-    attempts: tuple[PackedAttempt, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class ShopSnapshot:
-    """A whole sale as the record has it: what a rebuild writes under a new epoch."""
-
-    terms: ShopTerms
-    items: tuple[ItemUnits, ...]
-    orders: tuple[LiveOrder, ...] = ()
-    # Buyer -> units sold to them.
-    bought: Mapping[str, int] = field(default_factory=dict)
-    # Turn -> `spent`, `closed` or `revoked`.
-    turns: Mapping[str, str] = field(default_factory=dict)
-    # Ids of stock moves that `items` counts already.
-    moves: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class Standing:
     """Whose keys these are: the run id they were registered with ("" = none) and this server's own."""
 
@@ -227,14 +173,13 @@ class Standing:
         return self.known_run_id == self.server_run_id
 
 
-# A million a second for ten minutes would fit; readers start at Postgres's watermark, which is never so old while it moves.
+# Readers start at Postgres's watermark; ten minutes leave room for one that is restored or asks again.
 TRIM_BEHIND_MS = 600_000
 # The line reads closings within a second; after an hour a seat's lease has ended by itself.
 CLOSINGS_KEPT_MS = 3_600_000
 # Idempotency keys are promised for 24 hours.
 FORGET_AFTER_MS = 86_400_000
 FORGET_MAX = 500
-LOAD_CHUNK = 1_000
 # Five verbs are batched: this many sales at once keep their batchers.
 BATCHERS_MAX = 5 * 256
 
@@ -254,101 +199,301 @@ class Inventory:
         """Hold every unit of an order, or none. The same buyer and key again answer the same, refusals of business
         included (`is_replay`). Raises IdempotencyKeyReused, SaleNotOpen, RecordBehind, PassExpired, PassRevoked,
         PassSpent, ReservationOpen, PurchaseLimitReached, ProductUnknown, SoldOut."""
-        raise NotImplementedError
+        assert item.items and len({product for product, _ in item.items}) == len(item.items)
+        reply, row = await self._batched("reserve", keys, item)
+        if reply is not Reply.OK:
+            raise _refusal(reply, unknown=ProductUnknown, is_replay=bool(row and row[0]))
+        order, rev, expires_at_ms, doc, is_replay, event_id = row
+        return Held(order.decode(), rev, expires_at_ms, doc or item.doc, bool(is_replay), event_id.decode())
 
     async def look(self, keys: ShopKeys, order: str) -> OrderView | None:
         """The order as Redis has it; None when Redis does not know it (ended a day ago, or before a rebuild)."""
-        raise NotImplementedError
+        reply, row = await self._batched("order_look", keys, order)
+        if reply is Reply.UNKNOWN:
+            return None
+        _must(reply)
+        return _view(order, PACKED_ORDER.decode(row[0]), row[1])
 
     async def pin(self, keys: ShopKeys, item: Pin) -> Pinned:
         """Take an order off the reaper's list and claim its units for one attempt. A key that tried before answers that
         try; an order that is being or has been paid answers its attempt, whatever the key: see `Pinned.is_replay`.
         Raises OrderUnknown, OrderExpired, OrderStateConflict, IdempotencyKeyReused (same key, other body)."""
-        raise NotImplementedError
+        attempt = item.attempt
+        request = PinItem(
+            item.order,
+            item.buyer,
+            attempt.attempt,
+            attempt.idempotency_key,
+            attempt.body_digest,
+            msgspec.json.encode(attempt).decode(),
+        )
+        reply, row = await self._batched("pin", keys, request)
+        _must(reply)
+        state, rev, expires_at_ms, is_replay, packed = row
+        made = PACKED_ATTEMPT.decode(packed)
+        return Pinned(
+            event_id=made.event_id,
+            rev=rev,
+            attempt=made.attempt,
+            is_replay=bool(is_replay),
+            state=OrderState(state.decode()),
+            expires_at_ms=expires_at_ms,
+            key=made.key,
+            outcome=made.outcome,
+            reason=made.reason,
+        )
 
     async def confirm(self, keys: ShopKeys, order: str, attempt: str, remake: OrderDoc | None = None) -> Changed:
         """The claim is paid: its units are sold, its turn is spent. Repeating answers the same. With `remake`, an order
         or a claim that Redis forgot is made again, even below zero free: a recorded claim outranks Redis; pass it only
         while the record has this claim open. Raises OrderUnknown (and no `remake`), OrderStateConflict (the claim ended
         otherwise: refund)."""
-        raise NotImplementedError
+        request = (order, attempt, _remake_item(remake) if remake else None)
+        return _changed(await self._batched("confirm", keys, request))
 
     async def decline(self, keys: ShopKeys, order: str, attempt: str, reason: str) -> Changed:
         """A retryable decline: back to reserved with at least 60 s to pay, never beyond twice the hold's life. After
         the fifth try, or where no time is left, the order fails instead: `state` says which. Repeating answers the
         same. Raises OrderUnknown, OrderStateConflict."""
-        raise NotImplementedError
+        with _store_errors():
+            rows = await self._scripts.decline(keys, [(order, attempt, reason)])
+        return _changed(rows[0])
 
     async def fail(self, keys: ShopKeys, order: str, attempt: str, reason: str) -> Changed:
         """A final decline: payment_failed, the units free again. Repeating answers the same. Raises OrderUnknown,
         OrderStateConflict (sold already)."""
-        raise NotImplementedError
+        with _store_errors():
+            rows = await self._scripts.fail(keys, [(order, attempt, reason)])
+        return _changed(rows[0])
 
     async def refuse(self, keys: ShopKeys, order: str, attempt: str, reason: str) -> Changed | None:
-        """The record refused a claim: `stock` withdraws its units (the record has none for them), any other reason frees
-        them; the order is released. Never twice. None when Redis knows no such claim: nothing is left to undo."""
-        raise NotImplementedError
+        """The record refused a claim: `stock` withdraws its units (the record has none for them), any other reason
+        frees them; the order is released. Never twice. None when Redis knows no such claim: nothing is left to undo."""
+        with _store_errors():
+            rows = await self._scripts.refuse(keys, [(order, attempt, reason)])
+        return None if rows[0][0] is Reply.UNKNOWN else _changed(rows[0])
 
     async def release(self, keys: ShopKeys, order: str, buyer: str) -> Changed:
         """Give a reservation up: its units are free, turn and pass stay. Repeating answers the same. Raises
         OrderUnknown (also when it is another's), OrderExpired, OrderStateConflict (being paid, or paid)."""
-        raise NotImplementedError
+        return _changed(await self._batched("release", keys, (order, buyer)))
 
     async def lapse(self, keys: ShopKeys, count: int) -> LapseTick:
         """Free the units of at most `count` unpinned orders past their expiry, oldest first."""
-        raise NotImplementedError
+        with _store_errors():
+            reply, row = await self._scripts.lapse(keys, count)
+        _must(reply)
+        return LapseTick(expired=row[0], more=bool(row[1]))
 
     async def figures(self, sale: str) -> StockFigures:
         """Units of the whole sale in one snapshot; an item below zero free counts as none."""
-        raise NotImplementedError
+        with _store_errors():
+            reply, row = await self._scripts.figures(self._keys_of(sale))
+        _must(reply)
+        return StockFigures(*row)
 
     async def close_turns(self, sale: str, turns: Sequence[str], why: str) -> Sequence[int]:
         """End turns (`why`: expired, left, revoked). For each: 0 closed, its `turn_closed` event written once; or, for
         `expired` alone, the time (ms) until which its open order keeps the seat. A turn nobody reserved with is
         remembered as closed, so that a late reserve is refused."""
-        raise NotImplementedError
+        keys, answers = self._keys_of(sale), list[int]()
+        for some in _chunks(turns, BATCH_MAX):
+            with _store_errors():
+                rows = await self._scripts.close_turns(keys, some, why)
+            for reply, row in rows:
+                _must(reply)
+                answers.append(row[0])
+        return answers
 
     async def closings(self, sale: str, after: str, count: int) -> Sequence[TurnClosing]:
         """`turn_closed` events after a stream id, oldest first; kept for an hour."""
-        raise NotImplementedError
+        with _store_errors():
+            reply, row = await self._scripts.closings(self._keys_of(sale), after, count)
+        _must(reply)
+        return [_closing(entry) for entry in row]
 
     async def move_stock(self, keys: ShopKeys, move: str, product: str, quantity: int) -> bool:
-        """Add units to an item (making it), or take free ones away (`quantity` < 0); applied once per `move`. False when
-        it was applied before. Raises SoldOut (not so many free; not applied), ProductUnknown."""
-        raise NotImplementedError
+        """Add units to an item (making it), or take free ones away (`quantity` < 0); applied once per `move`. False
+        when it was applied before. Raises SoldOut (not so many free; not applied), ProductUnknown."""
+        with _store_errors():
+            reply, row = await self._scripts.move_stock(keys, move, product, quantity)
+        if reply is not Reply.OK:
+            raise _refusal(reply, unknown=ProductUnknown)
+        return not row[0]
 
     async def announce(
         self, keys: ShopKeys, stream: str, prev: str, upto: str, refused: Sequence[tuple[str, str, str]] = ()
     ) -> None:
         """Tell every process that `stream` (`money`, `holdings`) is recorded up to `upto`, mirror that into the sale's
         keys (forward only) and trim the stream ten minutes behind it. Works with Redis's memory full."""
-        raise NotImplementedError
+        announcement = Announcement(keys.epoch, stream, prev, upto, tuple(refused))
+        with _store_errors():
+            reply, _ = await self._scripts.announce(
+                keys, stream, upto, TRIM_BEHIND_MS, msgspec.json.encode(announcement)
+            )
+        _must(reply)
 
     async def forget(self, keys: ShopKeys) -> bool:
         """Drop orders and turns that ended over a day ago and are recorded, keys of old refusals, old closings; True
         when there is more to drop."""
-        raise NotImplementedError
+        with _store_errors():
+            reply, row = await self._scripts.forget(keys, FORGET_AFTER_MS, FORGET_MAX, CLOSINGS_KEPT_MS)
+        _must(reply)
+        return bool(row[1])
 
     async def set_terms(self, keys: ShopKeys, terms: ShopTerms) -> bool:
         """Put a sale's hours and limits in force; True when they were others."""
-        raise NotImplementedError
+        with _store_errors():
+            reply, row = await self._scripts.shop_terms(keys, terms.fields())
+        _must(reply)
+        return bool(row[0])
 
     async def standing(self, keys: ShopKeys) -> Standing:
         """Whose keys these are. Never raises ShopRecovering."""
-        raise NotImplementedError
+        with _store_errors():
+            reply, row = await self._scripts.shop_standing(keys)
+        _must(reply)
+        return Standing(row[0].decode(), row[1].decode(), row[2])
 
     async def load(self, keys: ShopKeys, snapshot: ShopSnapshot) -> None:
         """Write a whole sale under keys of a new epoch; scripts act on them once the last step has written the run id.
         What a rebuilder that died left under the same keys is removed first. Raises OrderStateConflict when these keys
         are in use already. Never raises ShopRecovering."""
-        raise NotImplementedError
+        standing = await self.standing(keys)
+        for step, values in steps(snapshot, standing.at_ms):
+            with _store_errors():
+                reply, _ = await self._scripts.shop_load(keys, step, values)
+            if reply is Reply.STALE:
+                raise OrderStateConflict
+            _must(reply)
 
     async def register(self, keys: ShopKeys, known_run_id: str) -> Standing:
         """Accept keys that survived a restart of their server, after the caller compared them with the record. Raises
         ShopRecovering when they are not the ones registered under `known_run_id`."""
-        raise NotImplementedError
+        with _store_errors():
+            reply, row = await self._scripts.shop_register(keys, known_run_id)
+        if reply is Reply.STALE:
+            raise ShopRecovering
+        _must(reply)
+        return Standing(row[0].decode(), row[0].decode(), row[1])
 
     async def close(self) -> None:
         """Let every batch in flight finish."""
         for batcher in list(self._batchers.values()):
             await batcher.close()
+
+    async def _batched(self, script: str, keys: ShopKeys, item: Any) -> Row:
+        with _store_errors():
+            return await self._batcher(script, keys).submit(item)
+
+    def _batcher(self, script: str, keys: ShopKeys) -> Batcher[Any, Row]:
+        """One a script and sale; the longest unused goes. What it still has in flight ends by itself."""
+        batcher = self._batchers.get((script, keys))
+        if batcher is None:
+            batcher = Batcher(partial(getattr(self._scripts, script), keys), batch_max=BATCH_MAX)
+            self._batchers[script, keys] = batcher
+            if len(self._batchers) > BATCHERS_MAX:
+                self._batchers.popitem(last=False)
+        self._batchers.move_to_end((script, keys))
+        return batcher
+
+
+Item = TypeVar("Item")
+REFUSALS: Mapping[Reply, type[Exception]] = {
+    Reply.RECOVERING: ShopRecovering,
+    Reply.NOT_OPEN: SaleNotOpen,
+    Reply.SOLD_OUT: SoldOut,
+    Reply.PASS_EXPIRED: PassExpired,
+    Reply.PASS_REVOKED: PassRevoked,
+    Reply.PASS_SPENT: PassSpent,
+    Reply.LIMIT_REACHED: PurchaseLimitReached,
+    Reply.RESERVATION_OPEN: ReservationOpen,
+    Reply.KEY_REUSED: IdempotencyKeyReused,
+    Reply.RECORD_BEHIND: RecordBehind,
+    Reply.ORDER_EXPIRED: OrderExpired,
+    Reply.STATE_CONFLICT: OrderStateConflict,
+    Reply.NOT_YOURS: OrderUnknown,
+    # Something else wrote into the sale's keys: nobody can buy until an operator has rebuilt it.
+    Reply.CORRUPT: StoreUnavailable,
+}
+PACKED_ORDER = msgspec.msgpack.Decoder(PackedOrder)
+PACKED_ATTEMPT = msgspec.msgpack.Decoder(PackedAttempt)
+# How Redis refuses to write; 6.2 wraps it in the text of an error of the script.
+CANNOT_WRITE = re.compile(r"OOM|MISCONF|NOREPLICAS|READONLY|LOADING|BUSY|CLUSTERDOWN|MASTERDOWN")
+
+
+def _refusal(reply: Reply, *, unknown: type[Exception] = OrderUnknown, is_replay: bool = False) -> Exception:
+    error = unknown() if reply is Reply.UNKNOWN else REFUSALS[reply]()
+    if isinstance(error, CheckoutError):
+        error.is_replay = is_replay
+    return error
+
+
+def _must(reply: Reply) -> None:
+    if reply is not Reply.OK:
+        raise _refusal(reply)
+
+
+@contextmanager
+def _store_errors() -> Iterator[None]:
+    """Redis away, silent or refusing to write: StoreUnavailable. An error of a script is a fault of ours and rises."""
+    try:
+        yield
+    except Overloaded as error:
+        raise StoreUnavailable from error
+    except ResponseError as error:
+        if CANNOT_WRITE.search(str(error)) is None:
+            raise
+        raise StoreUnavailable from error
+    except RedisError as error:
+        raise StoreUnavailable from error
+
+
+def _changed(answer: Row) -> Changed:
+    reply, row = answer
+    _must(reply)
+    event_id, rev, expires_at_ms, state, is_replay = row
+    return Changed(event_id.decode(), rev, expires_at_ms, OrderState(state.decode()), bool(is_replay))
+
+
+def _view(order: str, packed: PackedOrder, doc: bytes) -> OrderView:
+    newest = packed.attempts[-1] if packed.attempts else None
+    return OrderView(
+        order=order,
+        state=OrderState(packed.state),
+        rev=packed.rev,
+        buyer=packed.buyer,
+        turn=packed.turn,
+        items=packed.items,
+        reserved_at_ms=packed.reserved_at_ms,
+        expires_at_ms=packed.expires_at_ms,
+        tries=len(packed.attempts),
+        attempt=newest.attempt if newest else "",
+        key=newest.key if newest else "",
+        digest=newest.digest if newest else "",
+        doc=doc,
+        event_id=packed.event_id,
+        attempts=packed.attempts,
+    )
+
+
+def _closing(entry: tuple[bytes, Sequence[bytes]]) -> TurnClosing:
+    event_id, flat = entry
+    fields = dict(zip(flat[::2], flat[1::2], strict=True))
+    return TurnClosing(event_id.decode(), fields[b"turn"].decode(), fields[b"why"].decode())
+
+
+def _remake_item(doc: OrderDoc) -> RemakeItem:
+    return RemakeItem(
+        buyer=doc.buyer,
+        turn=doc.turn,
+        items=units_of(doc),
+        key=doc.idempotency_key,
+        digest=doc.body_digest,
+        doc=msgspec.json.encode(doc).decode(),
+    )
+
+
+def _chunks(values: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+    for first in range(0, len(values), size):
+        yield values[first : first + size]

@@ -1,4 +1,4 @@
-"""States of an order, who moves it on, and the one table of moves. The scripts and the record's SQL assert the same table."""
+"""States of an order, who moves it on, and the one table of moves, which scripts and the record's SQL keep to."""
 
 from __future__ import annotations
 

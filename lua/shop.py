@@ -1,4 +1,4 @@
-"""The scripts of a sale's stock, one typed method each. What they answer is rows; `checkout/inventory.py` gives them meaning.
+"""The scripts of a sale's stock, one typed method each. They answer rows; `checkout/inventory.py` gives them meaning.
 
 A row starts with a `Reply`. Requests are structs that travel as msgpack arrays: their fields, in order, are what the
 Lua file unpacks, so a field is only ever added at the end, in both places.
@@ -63,7 +63,7 @@ class PinItem(msgspec.Struct, frozen=True, array_like=True):
     attempt: str
     key: str
     digest: str
-    attempt_doc: bytes
+    attempt_doc: str
 
 
 class RemakeItem(msgspec.Struct, frozen=True, array_like=True):
@@ -74,7 +74,7 @@ class RemakeItem(msgspec.Struct, frozen=True, array_like=True):
     items: tuple[tuple[str, int], ...]
     key: str
     digest: str
-    doc: bytes
+    doc: str
 
 
 class PackedAttempt(msgspec.Struct, frozen=True, array_like=True):
@@ -113,6 +113,23 @@ class PackedBuyer(msgspec.Struct, frozen=True, array_like=True):
     open_order: str = ""
 
 
+class PackedTurn(msgspec.Struct, frozen=True, array_like=True):
+    """`open`, `spent`, `closed` or `revoked`, and the open order ("" = none), as packed in `turns`."""
+
+    state: str
+    open_order: str = ""
+
+
+class PackedEntry(msgspec.Struct, frozen=True, array_like=True):
+    """What an Idempotency-Key of a reservation answers, as packed in `keys`; of a refusal only the first two."""
+
+    digest: str
+    reply: int
+    order: str = ""
+    expires_at_ms: int = 0
+    event_id: str = ""
+
+
 class ShopScripts:
     """Every script of the shop on one server or cluster. Methods raise what redis raises; nothing is repeated."""
 
@@ -122,7 +139,9 @@ class ShopScripts:
 
     async def reserve(self, keys: ShopKeys, items: Sequence[Reserve]) -> list[Row]:
         """OK, order, rev, expires_at_ms, doc, is_replay, event_id | refusal, is_replay."""
-        return _rows(await self._call("reserve", keys, _pack(items)))
+        # Field by field: msgspec's `astuple` and a look at each type would cost more than the packing.
+        rows = [(i.order, i.buyer, i.turn, i.pass_exp_ms, i.items, i.key, i.digest, _blob(i.doc)) for i in items]
+        return _rows(await self._call("reserve", keys, _pack(rows)))
 
     async def pin(self, keys: ShopKeys, items: Sequence[PinItem]) -> list[Row]:
         """OK, state, rev, expires_at_ms, is_replay, attempt (packed) | refusal."""
@@ -188,9 +207,10 @@ class ShopScripts:
         """OK, run id the keys were registered with ("" = none), the server's run id, now_ms."""
         return _row(await self._call("shop_standing", keys))
 
-    async def shop_load(self, keys: ShopKeys, step: str, pairs: Sequence[Any]) -> Row:
+    async def shop_load(self, keys: ShopKeys, step: str, values: Sequence[str | bytes | int]) -> Row:
         """OK | STALE: these keys are in use already."""
-        return _row(await self._call("shop_load", keys, step, _pack(pairs)))
+        blobs = [_blob(value) if isinstance(value, bytes) else value for value in values]
+        return _row(await self._call("shop_load", keys, step, _pack(blobs)))
 
     async def shop_register(self, keys: ShopKeys, known_run_id: str) -> Row:
         """OK, the server's run id | STALE: the keys are not the ones that were judged."""
@@ -252,6 +272,11 @@ KEYS: dict[str, tuple[str, ...]] = {
 
 def _pack(value: Any) -> bytes:
     return msgspec.msgpack.encode(value)
+
+
+def _blob(value: bytes) -> msgspec.Raw:
+    """Bytes as msgpack text (str 32): Redis's cmsgpack knows no other kind, and does not look inside."""
+    return msgspec.Raw(b"\xdb" + len(value).to_bytes(4, "big") + value)
 
 
 def _row(raw: Sequence[Any]) -> Row:

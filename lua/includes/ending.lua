@@ -1,0 +1,41 @@
+-- How an order stops holding units: counters, its buyer's and its turn's open marks, the list of what may be forgotten.
+
+-- Read what ending `order` changes. `from`, `to`: counters; `held`, `bought`: what its buyer's figures change by.
+local function plan_ending(id, order, from, to, held, bought)
+  local buyer = read_packed(buyers, order[BUYER]) or {0, 0, ""}
+  buyer[BUYER_HELD] = buyer[BUYER_HELD] + held
+  buyer[BUYER_BOUGHT] = buyer[BUYER_BOUGHT] + bought
+  assert(buyer[BUYER_HELD] >= 0)
+  if buyer[BUYER_OPEN] == id then buyer[BUYER_OPEN] = "" end
+  local turn = order[TURN] ~= "" and (read_packed(turns, order[TURN]) or {"open", ""}) or nil
+  if turn and turn[TURN_OPEN] == id then turn[TURN_OPEN] = "" end
+  return {id = id, order = order, units = moved_units(stock, order[ITEMS], from, to), buyer = buyer, turn = turn}
+end
+
+local function write_buyer(name, buyer)
+  if buyer[BUYER_HELD] == 0 and buyer[BUYER_BOUGHT] == 0 and buyer[BUYER_OPEN] == "" then
+    redis.call("HDEL", buyers, name)
+  else
+    write_packed(buyers, name, buyer)
+  end
+end
+
+-- A turn that is open and has no order says nothing that its absence does not.
+local function write_turn(name, turn)
+  if turn[TURN_STATE] == "open" and turn[TURN_OPEN] == "" then
+    redis.call("HDEL", turns, name)
+  else
+    write_packed(turns, name, turn)
+  end
+end
+
+-- Write a planned ending, after the caller's first write and event.
+local function write_ending(plan, state, event, now_ms)
+  local order = plan.order
+  order[STATE], order[EVENT] = state, event
+  redis.call("HSET", stock, unpack(plan.units))
+  write_buyer(order[BUYER], plan.buyer)
+  if plan.turn then write_turn(order[TURN], plan.turn) end
+  redis.call("ZADD", ended, now_ms, plan.id)
+  write_packed(orders, plan.id, order)
+end
