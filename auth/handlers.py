@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from datetime import datetime
 
@@ -10,6 +9,7 @@ import msgspec
 from aiohttp import web
 
 from onsale.auth.errors import RefreshInvalid
+from onsale.auth.identifiers import is_id
 from onsale.auth.middleware import (
     ACCOUNTS,
     COOKIES,
@@ -39,7 +39,6 @@ from onsale.auth.streamkeys import STREAM_KEY_TTL_S
 NO_STORE = {"Cache-Control": "no-store"}
 SIGN_IN = msgspec.json.Decoder(SignIn)
 REFRESH = msgspec.json.Decoder(Refresh)
-_CURSOR = re.compile(r"[0-9a-v]{26}")
 
 
 async def sign_in(request: web.Request) -> web.Response:
@@ -181,7 +180,7 @@ def _page_limit(text: str) -> int:
 
 
 def _cursor(text: str) -> str:
-    if _CURSOR.fullmatch(text) is None:
+    if not is_id(text):
         raise ValueError("not a cursor of ours")
     return text
 

@@ -33,6 +33,15 @@ def sale_no_of(order_id: str) -> int:
     return int.from_bytes(from_text(order_id, 16)[6:9], "big")
 
 
+def is_id(text: str) -> bool:
+    """Whether it is spelt like an id that `new_id` made."""
+    try:
+        from_text(text, 16)
+    except ValueError:
+        return False
+    return True
+
+
 def to_text(raw: bytes) -> str:
     """base32hex, lower case, unpadded."""
     digits = -(-len(raw) * 8 // 5)

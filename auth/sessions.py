@@ -21,7 +21,7 @@ import asyncpg
 from onsale.auth.access import ACCESS_TTL_S, AccessTokens
 from onsale.auth.accounts import Account
 from onsale.auth.errors import RefreshInvalid, SessionUnknown
-from onsale.auth.identifiers import from_text, new_id, to_text
+from onsale.auth.identifiers import from_text, is_id, new_id, to_text
 from onsale.auth.keys import Key, Keyring
 from onsale.auth.revocations import Revocations
 from onsale.auth.roles import Role
@@ -131,7 +131,7 @@ class Sessions:
 
     async def sign_out(self, account: str, session: str) -> None:
         """End one session of an account, known here at once and elsewhere within a second. SessionUnknown: not its."""
-        if not await self._revoke(queries.session_revoke, session, account, "signed_out"):
+        if not is_id(session) or not await self._revoke(queries.session_revoke, session, account, "signed_out"):
             raise SessionUnknown
 
     async def sign_out_everywhere(self, account: str, reason: Reason = "signed_out") -> int:

@@ -1,0 +1,220 @@
+"""The room of who-asks, put together on real stores, and a server with nothing but its routes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import argon2
+import asyncpg
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient
+from redis.asyncio import Redis
+
+from onsale.auth import handlers
+from onsale.auth.access import AccessTokens
+from onsale.auth.accounts import Account, Accounts, normal_email
+from onsale.auth.identifiers import new_id
+from onsale.auth.keys import Keyring
+from onsale.auth.middleware import (
+    ACCESS,
+    ACCOUNTS,
+    COOKIES,
+    PASSES,
+    SESSIONS,
+    SIGN_INS,
+    STREAM_KEYS,
+    TICKETS,
+    Cookies,
+    holder,
+    identity,
+    identity_or_none,
+    require,
+)
+from onsale.auth.passes import Passes
+from onsale.auth.passwords import PasswordHasher
+from onsale.auth.requests import reply
+from onsale.auth.revocations import Revocations
+from onsale.auth.roles import Role
+from onsale.auth.sealing import BlindIndex, Sealer
+from onsale.auth.sessions import Sessions
+from onsale.auth.streamkeys import StreamEnded, StreamKeys
+from onsale.auth.throttle import SignInThrottle
+from onsale.auth.tickets import Tickets
+from onsale.lua import Script
+from onsale.server.problems import problem_response
+
+ISSUER = "https://shop.example"
+NOW_MS = 1_790_000_000_000
+EMAIL = "Mina.Kim@Example.com"
+PASSWORD = "버터 쿠키 seven boats"
+# Cheap on purpose: what is under test is who may in, not how long a hash takes.
+PASSWORD_HASH = argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash(PASSWORD)
+
+Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@pytest.fixture
+def secrets() -> list[bytes]:
+    return [b"n" * 32, b"o" * 32]
+
+
+@pytest.fixture
+def keyring(secrets: list[bytes]) -> Keyring:
+    return Keyring(secrets)
+
+
+@pytest.fixture
+def old_keyring(secrets: list[bytes]) -> Keyring:
+    """The keyring as it was before the last rotation."""
+    return Keyring(secrets[1:])
+
+
+@pytest.fixture
+def stranger_keyring() -> Keyring:
+    """A keyring of somebody else's."""
+    return Keyring([b"s" * 32])
+
+
+@pytest.fixture
+async def passwords() -> AsyncIterator[PasswordHasher]:
+    hasher = PasswordHasher()
+    yield hasher
+    await hasher.close()
+
+
+@pytest.fixture
+def revocations(database: asyncpg.Pool) -> Revocations:
+    return Revocations(database)
+
+
+@pytest.fixture
+def access(keyring: Keyring, revocations: Revocations) -> AccessTokens:
+    return AccessTokens(keyring, ISSUER, revocations)
+
+
+@pytest.fixture
+def sessions(database: asyncpg.Pool, keyring: Keyring, access: AccessTokens, revocations: Revocations) -> Sessions:
+    return Sessions(database, keyring, access, revocations)
+
+
+@pytest.fixture
+def accounts(database: asyncpg.Pool, keyring: Keyring, passwords: PasswordHasher) -> Accounts:
+    return Accounts(database, keyring, passwords)
+
+
+@pytest.fixture
+def stream_keys(keyring: Keyring, revocations: Revocations, line_redis: Redis) -> StreamKeys:
+    return StreamKeys(keyring, revocations, Script(line_redis, "stream_key_open"), Script(line_redis, "stream_key_end"))
+
+
+@pytest.fixture
+async def mina(database: asyncpg.Pool, keyring: Keyring) -> Account:
+    """A verified customer with EMAIL and PASSWORD."""
+    return await insert_account(database, keyring, EMAIL)
+
+
+async def insert_account(
+    pool: asyncpg.Pool, keyring: Keyring, email: str, role: Role = Role.CUSTOMER, *, is_verified: bool = True
+) -> Account:
+    """An account with PASSWORD, without the second that a real hash takes."""
+    account = new_id()
+    await pool.execute(
+        "INSERT INTO accounts (id, role, email, email_hash, password_hash, verified_at)"
+        " VALUES ($1, $2, $3, $4, $5, CASE WHEN $6 THEN now() END)",
+        account,
+        role.value,
+        Sealer(keyring).seal(normal_email(email).encode(), f"accounts.email:{account}"),
+        BlindIndex(keyring, "accounts.email").of(normal_email(email)),
+        PASSWORD_HASH,
+        is_verified,
+    )
+    return Account(account, role, is_verified)
+
+
+@pytest.fixture
+def app(
+    keyring: Keyring,
+    access: AccessTokens,
+    accounts: Accounts,
+    sessions: Sessions,
+    stream_keys: StreamKeys,
+) -> web.Application:
+    """The room's routes, four doors that ask who is there, and problem details; budgets are those of strangers."""
+    made = web.Application(middlewares=[_problems])
+    made[ACCESS] = access
+    made[ACCOUNTS] = accounts
+    made[COOKIES] = Cookies(ISSUER)
+    made[PASSES] = Passes(keyring, ISSUER)
+    made[SESSIONS] = sessions
+    made[SIGN_INS] = SignInThrottle(())
+    made[STREAM_KEYS] = stream_keys
+    made[TICKETS] = Tickets(keyring)
+    made.add_routes(
+        [
+            web.post("/v1/sessions", handlers.sign_in),
+            web.post("/v1/sessions/refresh", handlers.refresh),
+            web.get("/v1/sessions", handlers.list_sessions),
+            web.delete("/v1/sessions/current", handlers.sign_out),
+            web.delete("/v1/sessions/{session}", handlers.sign_out_session),
+            web.delete("/v1/sessions", handlers.sign_out_everywhere),
+            web.post("/v1/stream-keys", handlers.create_stream_key),
+            web.get("/v1/me", handlers.show_me),
+            web.get("/.well-known/jwks.json", handlers.show_keys),
+            web.route("*", "/door", _door),
+            web.get("/open-door", _open_door),
+            web.get("/managers", _managers_door),
+            web.get("/tickets/{ticket}", _ticket_door),
+            web.get("/tickets/{ticket}/events", _stream_door),
+        ]
+    )
+    return made
+
+
+@pytest.fixture
+async def client(aiohttp_client: Callable[..., Awaitable[TestClient]], app: web.Application) -> TestClient:
+    """A client without a cookie jar: a test sends the cookies that it means to send."""
+    from aiohttp import DummyCookieJar
+
+    return await aiohttp_client(app, cookie_jar=DummyCookieJar())
+
+
+@web.middleware
+async def _problems(request: web.Request, handler: Answer) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except StreamEnded:
+        return web.Response(status=204)
+    except web.HTTPException:
+        raise
+    except Exception as error:
+        return problem_response(error, language="en", request_id="r")
+
+
+async def _door(request: web.Request) -> web.Response:
+    found = await identity(request)
+    return reply(200, {"account": found.account, "via": found.via})
+
+
+async def _open_door(request: web.Request) -> web.Response:
+    found = await identity_or_none(request)
+    return reply(200, {"account": found.account if found else None})
+
+
+async def _managers_door(request: web.Request) -> web.Response:
+    return reply(200, {"account": (await require(request, Role.MANAGER, Role.MASTER)).account})
+
+
+async def _ticket_door(request: web.Request) -> web.Response:
+    found = await holder(request, request.match_info["ticket"])
+    return reply(200, {"account": found.account, "via": found.via})
+
+
+async def _stream_door(request: web.Request) -> web.Response:
+    found = await holder(request, request.match_info["ticket"], is_stream=True)
+    return reply(200, {"account": found.account, "via": found.via})
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
