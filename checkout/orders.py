@@ -1,9 +1,12 @@
-"""Orders as the record has them. The flusher writes these rows; here they are read, and the few that are not events of a
-stream are written: refunds, settled refusals, the lease of an open claim.
+"""Orders as the record has them. The flusher writes these rows; here they are read, and what is no event of a stream is
+written: refunds and settled refusals.
+
+Every method raises StoreUnavailable when Postgres is away or too slow.
 """
 
 from __future__ import annotations
 
+import asyncio
 from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,12 +16,25 @@ from typing import Any
 import asyncpg
 import msgspec
 
-from onsale.auth.identifiers import new_id
+from onsale.auth.errors import StoreUnavailable
 from onsale.checkout.record.events import ItemDoc, OrderDoc
 from onsale.checkout.states import OrderState
 from onsale.migrations.sql import load_queries
 
 SQL = load_queries("onsale.checkout", "orders.sql")
+
+# Indexed look-ups; one that takes longer waits for a store that is in trouble, and its caller has its own deadline.
+QUERY_TIMEOUT_S = 3.0
+# Postgres refuses or does not answer; any other error is a fault of ours.
+AWAY = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.TransactionRollbackError,
+)
 
 
 class PaymentRow(msgspec.Struct, frozen=True):
@@ -57,6 +73,10 @@ class OrderRow:
     expires_at_ms: int
     items: tuple[ItemDoc, ...]
     payments: tuple[PaymentRow, ...]
+
+    def payment_state(self, attempt: str) -> str | None:
+        """The state of one try to pay; None when the record does not have it."""
+        return next((payment.state for payment in self.payments if payment.payment == attempt), None)
 
     def doc(self, limit_per_buyer: int) -> OrderDoc:
         """The order's document as it was reserved, made again from its rows."""
@@ -101,13 +121,8 @@ class Orders:
 
     async def get(self, order: str) -> OrderRow | None:
         """The order, or None while the record does not have it."""
-        row = await self._pool.fetchrow(SQL.order_get, order)
-        return None if row is None else order_row(row)
-
-    async def rev(self, order: str) -> int:
-        """How many of the order's changes are recorded; 0 = none."""
-        rev: int | None = await self._pool.fetchval(SQL.order_rev, order)
-        return rev or 0
+        rows = await self._fetch(SQL.order_get, order)
+        return order_row(rows[0]) if rows else None
 
     async def of_buyer(self, buyer: str, page: Page) -> list[OrderRow]:
         """One page of a buyer's orders, newest first."""
@@ -119,22 +134,29 @@ class Orders:
 
     async def open_refund(self, payment: str, amount: int, currency: str, reason: str) -> str:
         """Write down that a payment is to be given back; the refund's id, which is the provider's key."""
-        refund: str = await self._pool.fetchval(SQL.refund_open, new_id(), payment, amount, currency, reason)
+        rows = await self._fetch(SQL.refund_open, payment, amount, currency, reason)
+        refund: str = rows[0]["id"]
         return refund
 
     async def close_refund(self, refund: str) -> bool:
         """The money is back; False when that was known."""
-        return await self._pool.fetchval(SQL.refund_close, refund) is not None
+        return bool(await self._fetch(SQL.refund_close, refund))
 
     async def settle_refusal(self, order: str) -> None:
         """The units of the order's refused claim are where they belong."""
-        await self._pool.execute(SQL.refusal_settle, order)
+        await self._fetch(SQL.refusal_settle, order)
 
     async def _page(self, query: str, owner: str, page: Page, other: str | None) -> list[OrderRow]:
-        rows = await self._pool.fetch(
-            query, owner, page.after, page.state, other, _moment(page.from_ms), _moment(page.to_ms), page.limit
-        )
-        return [order_row(row) for row in rows]
+        bounds = (page.after, page.state, other, _moment(page.from_ms), _moment(page.to_ms), page.limit)
+        return [order_row(row) for row in await self._fetch(query, owner, *bounds)]
+
+    async def _fetch(self, query: str, *args: Any) -> list[asyncpg.Record]:
+        try:
+            async with asyncio.timeout(QUERY_TIMEOUT_S):
+                rows: list[asyncpg.Record] = await self._pool.fetch(query, *args)
+        except AWAY as error:
+            raise StoreUnavailable from error
+        return rows
 
 
 def order_row(row: Mapping[str, Any]) -> OrderRow:

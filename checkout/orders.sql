@@ -15,10 +15,6 @@ SELECT o.id AS "order", o.sale, o.buyer, coalesce(o.turn, '') AS turn, o.lane, o
   FROM orders o
  WHERE o.id = $1;
 
--- order_rev --
--- How far the record has followed one order.
-SELECT rev FROM orders WHERE id = $1;
-
 -- orders_of_buyer --
 -- A page of one buyer's orders, newest first, after the id of the page before.
 SELECT o.id AS "order", o.sale, o.buyer, coalesce(o.turn, '') AS turn, o.lane, o.epoch, o.state, o.claim, o.reason, o.rev,
@@ -63,7 +59,7 @@ SELECT o.id AS "order", o.sale, o.buyer, coalesce(o.turn, '') AS turn, o.lane, o
 
 -- refund_open --
 -- Before money is given back: one refund a payment, whoever finds out first. Answers the refund's id either way.
-INSERT INTO refunds (id, payment_id, amount, currency, reason) VALUES ($1, $2, $3, $4, $5)
+INSERT INTO refunds (id, payment_id, amount, currency, reason) VALUES ($1 || '-refund', $1, $2, $3, $4)
 ON CONFLICT (payment_id) DO UPDATE SET reason = refunds.reason
 RETURNING id;
 

@@ -1,0 +1,201 @@
+"""From what the provider said to what stands: the last steps of an attempt, the same for whoever drives it.
+
+Every step may be repeated, and any process may start at any of them: the scripts answer a change that was made already,
+the provider answers an attempt it has made already, and money that belongs to no sold claim is written down as a refund
+before it is given back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TypeVar
+
+import stamina
+
+from onsale.auth.errors import StoreUnavailable
+from onsale.catalog.sales import SaleBook
+from onsale.checkout.errors import OrderStateConflict, OrderUnknown, ShopRecovering
+from onsale.checkout.idempotency import AMOUNT_MISMATCH, Ending, Outcome
+from onsale.checkout.inventory import Changed, Inventory
+from onsale.checkout.orders import Orders
+from onsale.checkout.ports import Charge, ChargeState, PaymentProvider
+from onsale.checkout.record.events import OrderDoc
+from onsale.checkout.record.watermark import RecordFeed, Verdict, VerdictKind
+from onsale.checkout.states import OrderState
+from onsale.lua.keys import ShopKeys
+
+Answer = TypeVar("Answer")
+
+# How long a change of a paid claim is tried while Redis is away; then the completer goes on.
+INSIST_S = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One attempt whose claim the record has accepted."""
+
+    sale: str
+    doc: OrderDoc
+    attempt: str
+    key: str
+    provider: PaymentProvider
+
+
+class Shop:
+    """Calls one sale's shop in its present epoch; a sale that has just been rebuilt is asked once more."""
+
+    def __init__(self, book: SaleBook) -> None:
+        self._book = book
+
+    def keys(self, sale: str) -> ShopKeys:
+        """Raises SaleUnknown."""
+        return ShopKeys(sale, self._book.get(sale).shop_epoch)
+
+    async def ask(self, sale: str, call: Callable[[ShopKeys], Awaitable[Answer]]) -> Answer:
+        """Raises ShopRecovering when the sale is being rebuilt now, and what the call raises."""
+        keys = self.keys(sale)
+        try:
+            return await call(keys)
+        except ShopRecovering:
+            await self._book.refresh()
+            if self.keys(sale) == keys:
+                raise
+            return await call(self.keys(sale))
+
+    async def insist(self, sale: str, call: Callable[[ShopKeys], Awaitable[Answer]]) -> Answer:
+        """The same, tried again while the shop's Redis is away: for calls that are idempotent under their ids."""
+        async for attempt in stamina.retry_context(
+            on=(ShopRecovering, StoreUnavailable), attempts=None, timeout=INSIST_S, wait_initial=0.05, wait_max=0.5
+        ):
+            with attempt:
+                answer = await self.ask(sale, call)
+        return answer
+
+
+class Settler:
+    """Ends attempts. `patience_ms` bounds the wait for the record, never the work."""
+
+    def __init__(self, shop: Shop, inventory: Inventory, feed: RecordFeed, orders: Orders) -> None:
+        self._shop = shop
+        self._inventory = inventory
+        self._feed = feed
+        self._orders = orders
+
+    async def settle(self, claim: Claim, charge: Charge, patience_ms: int) -> Ending:
+        """Make true what the provider said. Raises ShopRecovering or StoreUnavailable when the shop stays away."""
+        if charge.state is ChargeState.UNKNOWN:
+            return _still_open(claim)
+        if charge.state is ChargeState.DECLINED:
+            return await self._declined(claim, charge, patience_ms)
+        if (charge.amount, charge.currency) != (claim.doc.amount, claim.doc.currency):
+            return await self._mismatched(claim, charge, patience_ms)
+        return await self._captured(claim, charge, patience_ms)
+
+    async def refuse(self, sale: str, order: str, attempt: str, key: str, reason: str) -> Ending:
+        """The record refused the claim: put its units where they belong. When Redis is away the completer does it."""
+        with suppress(ShopRecovering, StoreUnavailable):
+            await self._shop.insist(sale, lambda keys: self._inventory.refuse(keys, order, attempt, reason))
+            await self._orders.settle_refusal(order)
+        return Ending(attempt, key, Outcome.REFUSED, reason, is_recorded=True)
+
+    async def give_back(self, provider: PaymentProvider, attempt: str, charge: Charge, reason: str) -> bool:
+        """Return a capture that belongs to no sold claim; False = written down, and the completer goes on asking."""
+        if charge.amount == 0:
+            return True
+        refund = await self._orders.open_refund(attempt, charge.amount, charge.currency, reason)
+        if not await provider.refund(attempt=attempt, key=refund, amount=charge.amount, currency=charge.currency):
+            return False
+        await self._orders.close_refund(refund)
+        return True
+
+    async def _captured(self, claim: Claim, charge: Charge, patience_ms: int) -> Ending:
+        try:
+            keys, changed = await self._confirm_as(claim, None)
+        except (OrderUnknown, OrderStateConflict):
+            return await self._forgotten(claim, charge, patience_ms)
+        return await self._sold(claim, charge, keys, changed, patience_ms)
+
+    async def _forgotten(self, claim: Claim, charge: Charge, patience_ms: int) -> Ending:
+        """Redis has no such open claim: the record says what to do with the money."""
+        row = await self._orders.get(claim.doc.order)
+        state = None if row is None else row.payment_state(claim.attempt)
+        if state == "captured":
+            return Ending(claim.attempt, claim.key, Outcome.SOLD, is_recorded=True)
+        if state != "pending":
+            return await self._unclaimed(claim, charge)
+        # A claim that the record holds open outranks Redis.
+        try:
+            keys, changed = await self._confirm_as(claim, claim.doc)
+        except OrderStateConflict:
+            # It has just ended otherwise, and the record will hear of that.
+            return await self._unclaimed(claim, charge)
+        return await self._sold(claim, charge, keys, changed, patience_ms)
+
+    async def _sold(self, claim: Claim, charge: Charge, keys: ShopKeys, changed: Changed, patience_ms: int) -> Ending:
+        verdict = await self._feed.verdict(keys, "money", changed.event_id, claim.doc.order, patience_ms)
+        if _is_fenced(verdict):
+            return _still_open(claim)
+        if verdict.kind is VerdictKind.REFUSED:
+            return await self._unclaimed(claim, charge)
+        return Ending(
+            claim.attempt,
+            claim.key,
+            Outcome.SOLD,
+            is_recorded=verdict.kind is VerdictKind.ACCEPTED,
+            event_id=changed.event_id,
+        )
+
+    async def _confirm_as(self, claim: Claim, remake: OrderDoc | None) -> tuple[ShopKeys, Changed]:
+        async def confirm(keys: ShopKeys) -> tuple[ShopKeys, Changed]:
+            return keys, await self._inventory.confirm(keys, claim.doc.order, claim.attempt, remake)
+
+        return await self._shop.insist(claim.sale, confirm)
+
+    async def _unclaimed(self, claim: Claim, charge: Charge) -> Ending:
+        await self.give_back(claim.provider, claim.attempt, charge, "no_claim")
+        return Ending(claim.attempt, claim.key, Outcome.REFUSED, "state", is_recorded=True)
+
+    async def _declined(self, claim: Claim, charge: Charge, patience_ms: int) -> Ending:
+        return await self._end(claim, charge.reason, patience_ms, is_retryable=charge.retryable)
+
+    async def _mismatched(self, claim: Claim, charge: Charge, patience_ms: int) -> Ending:
+        # Written down before the claim ends, so that nobody forgets the money; given back when nobody can sell it.
+        if charge.amount > 0:
+            await self._orders.open_refund(claim.attempt, charge.amount, charge.currency, AMOUNT_MISMATCH)
+        ending = await self._end(claim, AMOUNT_MISMATCH, patience_ms, is_retryable=False)
+        if ending.is_recorded:
+            await self.give_back(claim.provider, claim.attempt, charge, AMOUNT_MISMATCH)
+        return ending
+
+    async def _end(self, claim: Claim, reason: str, patience_ms: int, *, is_retryable: bool) -> Ending:
+        """Back to its buyer, or failed; recorded before it is answered, so that a repeat finds it."""
+        verb = self._inventory.decline if is_retryable else self._inventory.fail
+
+        async def end(keys: ShopKeys) -> tuple[ShopKeys, Changed]:
+            return keys, await verb(keys, claim.doc.order, claim.attempt, reason)
+
+        keys, changed = await self._shop.insist(claim.sale, end)
+        verdict = await self._feed.verdict(keys, "money", changed.event_id, claim.doc.order, patience_ms)
+        if _is_fenced(verdict):
+            return _still_open(claim)
+        # The fifth decline fails the order.
+        is_over = not is_retryable or changed.state is OrderState.PAYMENT_FAILED
+        return Ending(
+            claim.attempt,
+            claim.key,
+            Outcome.FAILED if is_over else Outcome.DECLINED,
+            reason,
+            is_recorded=verdict.kind is VerdictKind.ACCEPTED,
+            event_id=changed.event_id,
+        )
+
+
+def _is_fenced(verdict: Verdict) -> bool:
+    """The event was written in an epoch that had ended: the claim is as open as before, in the next one."""
+    return verdict.kind is VerdictKind.REFUSED and verdict.reason == "epoch"
+
+
+def _still_open(claim: Claim) -> Ending:
+    return Ending(claim.attempt, claim.key, Outcome.OPEN, is_recorded=True)
