@@ -17,7 +17,14 @@ A stream entry has the fields `verb`, `order`, `rev`, `at` (Redis ms) and, by ve
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
+
+# What the record's columns hold; a document beyond them is not one of ours.
+Units = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
+MinorUnits = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+Milliseconds = Annotated[int, msgspec.Meta(ge=0, le=2**40)]
 
 
 class ItemDoc(msgspec.Struct, frozen=True):
@@ -25,9 +32,9 @@ class ItemDoc(msgspec.Struct, frozen=True):
 
     product: str
     title: str
-    quantity: int
-    unit_amount: int
-    list_amount: int
+    quantity: Units
+    unit_amount: MinorUnits
+    list_amount: MinorUnits
     currency: str
 
 
@@ -40,12 +47,12 @@ class OrderDoc(msgspec.Struct, frozen=True):
     turn: str
     lane: str
     items: tuple[ItemDoc, ...]
-    amount: int
+    amount: MinorUnits
     currency: str
     idempotency_key: str
     body_digest: str
     # The buyer's limit in this sale, repeated by a constraint in the record.
-    limit_per_buyer: int
+    limit_per_buyer: Units
     # Sealed, base64; null where the order has none.
     address: str | None = None
 
@@ -56,7 +63,7 @@ class AttemptDoc(msgspec.Struct, frozen=True):
     attempt: str
     provider: str
     method: str
-    amount: int
+    amount: MinorUnits
     currency: str
     idempotency_key: str
     body_digest: str
@@ -64,7 +71,7 @@ class AttemptDoc(msgspec.Struct, frozen=True):
     instrument: str
     # Which process drives it, and for how long after it is recorded nobody else may.
     driver: str
-    drive_ms: int
+    drive_ms: Milliseconds
 
 
 class Announcement(msgspec.Struct, frozen=True):

@@ -1,0 +1,211 @@
+-- transaction_settings --
+-- Each record transaction carries its own guards: a stopped writer's locks end with its session after two seconds, a
+-- blocked one gives up before that, and COMMIT answers only once the rows are on disk whatever the session's default.
+SELECT set_config('idle_in_transaction_session_timeout', '2s', true), set_config('lock_timeout', '1s', true),
+       set_config('synchronous_commit', 'on', true);
+
+-- watermarks_make --
+-- A stream of the present epoch that was never recorded starts at 0-0. An older epoch's open row keeps its place: it is
+-- closed by whoever fences that epoch.
+INSERT INTO watermarks (sale, stream, epoch)
+SELECT s.id, $1, CASE WHEN $1 = 'admissions' THEN s.line_epoch ELSE s.shop_epoch END
+  FROM sales s
+ WHERE CASE WHEN $1 = 'admissions' THEN s.line_epoch ELSE s.shop_epoch END > 0
+   AND NOT EXISTS (SELECT FROM watermarks w WHERE w.sale = s.id AND w.stream = $1 AND w.closed_at IS NULL)
+ON CONFLICT DO NOTHING;
+
+-- watermarks_open --
+-- Where each sale's stream is to be read from, and whether that epoch is still the sale's.
+SELECT w.sale, w.epoch, w.upto,
+       w.epoch < CASE WHEN $1 = 'admissions' THEN s.line_epoch ELSE s.shop_epoch END AS is_past
+  FROM watermarks w JOIN sales s ON s.id = w.sale
+ WHERE w.stream = $1 AND w.closed_at IS NULL;
+
+-- watermark_of --
+-- One stream of one sale.
+SELECT epoch, upto FROM watermarks WHERE sale = $1 AND stream = $2 AND closed_at IS NULL;
+
+-- watermark_move --
+-- Whoever moves the watermark from where it read is the writer of the batch; no row back means another is, or the epoch
+-- was fenced off. Answers the limit that the sale's claims are judged by.
+UPDATE watermarks SET upto = $5, updated_at = now()
+ WHERE sale = $1 AND stream = $2 AND epoch = $3 AND upto = $4 AND closed_at IS NULL
+RETURNING (SELECT limit_per_buyer FROM sales WHERE id = $1) AS limit_per_buyer;
+
+-- watermark_close --
+-- The line's stream of a past epoch was read to its end: nothing of it is recorded any more.
+UPDATE watermarks SET closed_at = now()
+ WHERE sale = $1 AND stream = 'admissions' AND epoch = $2 AND upto = $3 AND closed_at IS NULL;
+
+-- items_lock --
+-- The batch's items, in one order for every writer.
+SELECT product, stock, claimed, sold
+  FROM sale_items WHERE sale = $1 AND product = ANY($2::text[]) ORDER BY product FOR UPDATE;
+
+-- orders_lock --
+-- What is known of the orders that a batch names. Money and holdings lock in the same order: neither waits for a lock
+-- that the other one cannot give back.
+SELECT id, buyer, turn, amount, currency, state, claim, rev, claim_rev, reason
+  FROM orders WHERE id = ANY($1::text[]) ORDER BY id FOR UPDATE;
+
+-- order_items_of --
+-- The lines of orders that are known already.
+SELECT order_id, product, title, quantity, unit_amount, list_amount, currency
+  FROM order_items WHERE order_id = ANY($1::text[]) ORDER BY order_id, product;
+
+-- attempts_of --
+-- The tries to pay that a batch names. The claim's order is locked, and with it every change of its attempts.
+SELECT id, order_id, state, amount, currency, reason, retryable FROM payments WHERE id = ANY($1::text[]);
+
+-- buyers_lock --
+-- Units bought by the buyers that a batch names, in one order for every writer.
+SELECT buyer, bought FROM sale_buyers WHERE sale = $1 AND buyer = ANY($2::text[]) ORDER BY buyer FOR UPDATE;
+
+-- turns_taken --
+-- Which of these turns have bought or are buying, and with which order.
+SELECT turn, id FROM orders WHERE sale = $1 AND turn = ANY($2::text[]) AND claim IN ('open', 'sold');
+
+-- orders_claim_insert --
+-- Orders that this batch of money brings. Where the batch of holdings brought one in the same moment, the claim is
+-- added to it, and whoever has the newer rev describes its state.
+INSERT INTO orders AS o (id, sale, buyer, turn, lane, epoch, state, claim, reason, rev, claim_rev, amount, currency,
+                         address, idempotency_key, body_digest, reserved_at, expires_at, confirmed_at, ended_at)
+SELECT n.id, $1, n.buyer, nullif(n.turn, ''), n.lane, $2, n.state, n.claim, n.reason, n.rev, n.claim_rev, n.amount,
+       n.currency, n.address, n.idempotency_key, n.body_digest, to_timestamp(n.reserved_ms / 1000.0),
+       to_timestamp(n.expires_ms / 1000.0), to_timestamp(n.confirmed_ms / 1000.0), to_timestamp(n.ended_ms / 1000.0)
+  FROM unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::int[], $11::int[],
+              $12::bigint[], $13::text[], $14::bytea[], $15::text[], $16::text[], $17::bigint[], $18::bigint[],
+              $19::bigint[], $20::bigint[])
+       AS n (id, buyer, turn, lane, state, claim, reason, rev, claim_rev, amount, currency, address, idempotency_key,
+             body_digest, reserved_ms, expires_ms, confirmed_ms, ended_ms)
+    ON CONFLICT (id) DO UPDATE
+   SET claim = excluded.claim, claim_rev = excluded.claim_rev, confirmed_at = excluded.confirmed_at,
+       state = CASE WHEN o.rev < excluded.rev THEN excluded.state ELSE o.state END,
+       reason = CASE WHEN o.rev < excluded.rev THEN excluded.reason ELSE o.reason END,
+       expires_at = CASE WHEN o.rev < excluded.rev THEN excluded.expires_at ELSE o.expires_at END,
+       ended_at = CASE WHEN o.rev < excluded.rev THEN excluded.ended_at ELSE o.ended_at END,
+       rev = greatest(o.rev, excluded.rev), updated_at = now()
+ WHERE o.claim_rev < excluded.claim_rev
+RETURNING id;
+
+-- orders_claim_update --
+-- Orders that were known before this batch of money; their rows are locked by it.
+UPDATE orders AS o
+   SET claim = n.claim, claim_rev = n.claim_rev, state = n.state, rev = n.rev, reason = n.reason,
+       expires_at = coalesce(to_timestamp(n.expires_ms / 1000.0), o.expires_at),
+       confirmed_at = coalesce(to_timestamp(n.confirmed_ms / 1000.0), o.confirmed_at),
+       ended_at = coalesce(to_timestamp(n.ended_ms / 1000.0), o.ended_at), updated_at = now()
+  FROM unnest($1::text[], $2::text[], $3::int[], $4::text[], $5::int[], $6::text[], $7::bigint[], $8::bigint[], $9::bigint[])
+       AS n (id, claim, claim_rev, state, rev, reason, expires_ms, confirmed_ms, ended_ms)
+ WHERE o.id = n.id AND o.claim_rev < n.claim_rev
+RETURNING o.id;
+
+-- orders_hold_insert --
+-- Orders that this batch of holdings brings. One that money brought first is newer: it only learns when it was reserved.
+INSERT INTO orders AS o (id, sale, buyer, turn, lane, epoch, state, rev, amount, currency, address, idempotency_key,
+                         body_digest, reserved_at, expires_at, ended_at)
+SELECT n.id, $1, n.buyer, nullif(n.turn, ''), n.lane, $2, n.state, n.rev, n.amount, n.currency, n.address,
+       n.idempotency_key, n.body_digest, to_timestamp(n.reserved_ms / 1000.0), to_timestamp(n.expires_ms / 1000.0),
+       to_timestamp(n.ended_ms / 1000.0)
+  FROM unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::int[], $9::bigint[], $10::text[],
+              $11::bytea[], $12::text[], $13::text[], $14::bigint[], $15::bigint[], $16::bigint[])
+       AS n (id, buyer, turn, lane, state, rev, amount, currency, address, idempotency_key, body_digest, reserved_ms,
+             expires_ms, ended_ms)
+    ON CONFLICT (id) DO UPDATE
+   SET state = CASE WHEN o.rev < excluded.rev THEN excluded.state ELSE o.state END,
+       expires_at = CASE WHEN o.rev < excluded.rev THEN excluded.expires_at ELSE o.expires_at END,
+       ended_at = CASE WHEN o.rev < excluded.rev THEN excluded.ended_at ELSE o.ended_at END,
+       rev = greatest(o.rev, excluded.rev), reserved_at = least(o.reserved_at, excluded.reserved_at), updated_at = now()
+ WHERE o.rev < excluded.rev OR excluded.reserved_at < o.reserved_at;
+
+-- orders_hold_end --
+-- Reservations that ended without money; an older event never overwrites a newer one. Answers every order that exists.
+WITH ended AS (
+  SELECT * FROM unnest($1::text[], $2::text[], $3::int[], $4::bigint[]) AS n (id, state, rev, ended_ms)
+), changed AS (
+  UPDATE orders AS o
+     SET state = n.state, rev = n.rev, ended_at = to_timestamp(n.ended_ms / 1000.0), updated_at = now()
+    FROM ended n
+   WHERE o.id = n.id AND o.rev < n.rev
+)
+SELECT o.id FROM orders o JOIN ended n ON n.id = o.id;
+
+-- order_items_insert --
+-- The lines of new orders; those that are known stay as they were priced.
+INSERT INTO order_items (order_id, product, title, quantity, unit_amount, list_amount, currency)
+SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::bigint[], $6::bigint[], $7::text[])
+ON CONFLICT (order_id, product) DO NOTHING;
+
+-- payments_insert --
+-- Tries to pay that this batch brings. The driver's time runs from the moment the claim is recorded, on this clock.
+INSERT INTO payments (id, order_id, provider, method, state, reason, retryable, amount, currency, idempotency_key,
+                      body_digest, instrument, driver, drive_until, created_at, ended_at)
+SELECT n.id, n.order_id, n.provider, n.method, n.state, n.reason, n.retryable, n.amount, n.currency, n.idempotency_key,
+       n.body_digest, n.instrument, n.driver, now() + make_interval(secs => n.drive_ms / 1000.0),
+       to_timestamp(n.created_ms / 1000.0), to_timestamp(n.ended_ms / 1000.0)
+  FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::boolean[], $8::bigint[],
+              $9::text[], $10::text[], $11::text[], $12::bytea[], $13::text[], $14::bigint[], $15::bigint[], $16::bigint[])
+       AS n (id, order_id, provider, method, state, reason, retryable, amount, currency, idempotency_key, body_digest,
+             instrument, driver, drive_ms, created_ms, ended_ms);
+
+-- payments_end --
+-- Tries that ended: what they were paid with is not needed any more, and is erased.
+UPDATE payments AS p
+   SET state = n.state, reason = n.reason, retryable = n.retryable, instrument = NULL,
+       ended_at = to_timestamp(n.ended_ms / 1000.0)
+  FROM unnest($1::text[], $2::text[], $3::text[], $4::boolean[], $5::bigint[])
+       AS n (id, state, reason, retryable, ended_ms)
+ WHERE p.id = n.id;
+
+-- buyers_write --
+-- Units bought per buyer; rows that exist are locked by this batch, new ones have no other writer.
+INSERT INTO sale_buyers AS b (sale, buyer, bought, bought_max)
+SELECT $1, n.buyer, n.bought, $2 FROM unnest($3::text[], $4::int[]) AS n (buyer, bought)
+    ON CONFLICT (sale, buyer) DO UPDATE
+   SET bought = excluded.bought, bought_max = greatest(b.bought_max, excluded.bought_max);
+
+-- items_move --
+-- Counters move by what this batch accepted, sold and released; the constraint is the last line, not the judge.
+UPDATE sale_items AS i SET claimed = i.claimed + n.claimed, sold = i.sold + n.sold
+  FROM unnest($2::text[], $3::bigint[], $4::bigint[]) AS n (product, claimed, sold)
+ WHERE i.sale = $1 AND i.product = n.product;
+
+-- ledger_insert --
+-- The account of every unit.
+INSERT INTO ledger (at, sale, product, order_id, verb, quantity, amount, currency, epoch, event_id, reason)
+SELECT to_timestamp(n.at_ms / 1000.0), $1, n.product, n.order_id, n.verb, n.quantity, n.amount, n.currency, $2, n.event_id,
+       n.reason
+  FROM unnest($3::bigint[], $4::text[], $5::text[], $6::text[], $7::int[], $8::bigint[], $9::text[], $10::text[],
+              $11::text[])
+       AS n (at_ms, product, order_id, verb, quantity, amount, currency, event_id, reason);
+
+-- refusals_insert --
+-- Verdicts against a claim: a waiter that missed the announcement finds its own here.
+INSERT INTO refusals (order_id, event_id, epoch, sale, reason)
+SELECT n.order_id, n.event_id, $2, $1, n.reason FROM unnest($3::text[], $4::text[], $5::text[]) AS n (order_id, event_id, reason)
+ON CONFLICT DO NOTHING;
+
+-- refunds_insert --
+-- Captures without a claim; the refund's id is its attempt's, so that it is asked for once.
+INSERT INTO refunds (id, payment_id, amount, currency, reason)
+SELECT n.payment_id || '-refund', n.payment_id, n.amount, n.currency, n.reason
+  FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[]) AS n (payment_id, amount, currency, reason)
+ON CONFLICT DO NOTHING;
+
+-- poison_insert --
+-- Entries nobody could record, kept whole.
+INSERT INTO poison (sale, stream, epoch, event_id, payload, error)
+SELECT $1, $2, $3, n.event_id, n.payload::jsonb, n.error
+  FROM unnest($4::text[], $5::text[], $6::text[]) AS n (event_id, payload, error)
+ON CONFLICT DO NOTHING;
+
+-- admissions_insert --
+-- What the line let in. Places travel as text: an array of arrays of different lengths is no array in SQL.
+INSERT INTO admissions (sale, epoch, event_id, lane, at, places, returners, rate_milli, burst, active, active_max,
+                        passed_over, inversions)
+SELECT $1, $2, n.event_id, n.lane, to_timestamp(n.at_ms / 1000.0), n.places::bigint[], n.returners::bigint[], n.rate_milli,
+       n.burst, n.active, n.active_max, n.passed_over, n.inversions
+  FROM unnest($3::text[], $4::text[], $5::bigint[], $6::text[], $7::text[], $8::bigint[], $9::int[], $10::int[], $11::int[],
+              $12::int[], $13::int[])
+       AS n (event_id, lane, at_ms, places, returners, rate_milli, burst, active, active_max, passed_over, inversions)
+ON CONFLICT DO NOTHING;

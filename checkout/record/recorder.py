@@ -1,0 +1,473 @@
+"""One batch of a stream, one transaction: its rows, its counters and the watermark stand together or not at all.
+
+The transaction begins by moving the watermark from where the batch was read; whoever cannot is not the writer and
+leaves nothing behind. A batch that Postgres refuses for what one event holds is halved until that event stands alone;
+it is kept as poison and the rest goes on.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import asyncpg
+import msgspec
+from asyncpg.exceptions import _base as asyncpg_base
+
+from onsale.checkout.record.events import ItemDoc
+from onsale.checkout.record.folding import (
+    AttemptStanding,
+    ItemStanding,
+    MoneyFold,
+    MoneyStanding,
+    OrderStanding,
+    Refusal,
+)
+from onsale.checkout.record.reading import (
+    Admitted,
+    AnyEvent,
+    Claimed,
+    Entry,
+    HoldingsEvent,
+    Lapsed,
+    MoneyEvent,
+    Poison,
+    Reserved,
+    Stream,
+    poison,
+    read,
+)
+from onsale.checkout.states import OrderState
+from onsale.migrations.sql import load_queries
+
+SQL = load_queries("onsale.checkout.record", "flusher.sql")
+
+# Errors that lie in a batch's values: repeating them changes nothing. Classes of SQLSTATE: cardinality, data,
+# constraint, program limit. Everything else (connection, deadlock, lock, schema) is for the caller to try again.
+VALUE_ERROR_CLASSES: Final = frozenset({"21", "22", "23", "54"})
+
+# What a batch passes on its way, in order; a test may stop or kill the process at each.
+CRASH_POINTS: Final = ("after_read", "before_tx", "after_rows", "before_commit", "after_commit", "after_announce")
+CrashHook = Callable[[str], Awaitable[None]]
+# (order, event id, reason)
+RefusedEvent = tuple[str, str, str]
+
+
+class NotTheWriter(Exception):
+    """The watermark is not where this batch was read from: another flusher is ahead, or the epoch was fenced off."""
+
+
+class Contended(Exception):
+    """A row was not as it was read under lock: roll back and read again."""
+
+
+class HookRefused(Exception):
+    """Crash points exist for tests alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Entries of one stream that follow `prev` without a gap."""
+
+    sale: str
+    stream: Stream
+    epoch: int
+    prev: str
+    entries: Sequence[Entry]
+
+    @property
+    def upto(self) -> str:
+        return self.entries[-1][0]
+
+    def halves(self) -> tuple[Batch, Batch]:
+        middle = len(self.entries) // 2
+        first = Batch(self.sale, self.stream, self.epoch, self.prev, self.entries[:middle])
+        return first, Batch(self.sale, self.stream, self.epoch, first.upto, self.entries[middle:])
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What became of a batch: events written, claims refused, entries kept as poison."""
+
+    events: int
+    refused: tuple[RefusedEvent, ...] = ()
+    poisoned: int = 0
+
+    def __add__(self, other: Recorded) -> Recorded:
+        return Recorded(self.events + other.events, self.refused + other.refused, self.poisoned + other.poisoned)
+
+
+async def no_crash(point: str) -> None:
+    """Outside tests nothing happens at a crash point."""
+
+
+def crash_hook(hook: CrashHook | None) -> CrashHook:
+    """The hook itself, in tests. Raises HookRefused anywhere else."""
+    if hook is None:
+        return no_crash
+    if "pytest" not in sys.modules:
+        raise HookRefused
+    return hook
+
+
+class Recorder:
+    """Writes batches into one Postgres."""
+
+    def __init__(self, pool: asyncpg.Pool, hook: CrashHook | None = None) -> None:
+        self._pool = pool
+        self._crash = crash_hook(hook)
+
+    async def record(self, batch: Batch) -> Recorded:
+        """Write a batch and move the watermark to its end. Raises NotTheWriter, and what Postgres raises for its own
+        reasons; then nothing of the part that raised was written."""
+        events = [read(batch.stream, batch.sale, entry) for entry in batch.entries]
+        try:
+            return await self._transaction(batch, events)
+        except Exception as error:
+            if not _is_of_values(error):
+                raise
+            return await self._isolate(batch, error)
+
+    async def _isolate(self, batch: Batch, error: Exception) -> Recorded:
+        if len(batch.entries) > 1:
+            first, second = batch.halves()
+            return await self.record(first) + await self.record(second)
+        return await self._transaction(batch, [poison(batch.entries[0], f"{type(error).__name__}: {error}")])
+
+    async def _transaction(self, batch: Batch, events: Sequence[AnyEvent | Poison]) -> Recorded:
+        await self._crash("before_tx")
+        async with self._pool.acquire() as conn:
+            async with conn.transaction():
+                await conn.execute(SQL.transaction_settings)
+                moved = await conn.fetchrow(
+                    SQL.watermark_move, batch.sale, batch.stream, batch.epoch, batch.prev, batch.upto
+                )
+                if moved is None:
+                    raise NotTheWriter
+                recorded = await _Writing(conn, batch, moved["limit_per_buyer"]).write(events)
+                await self._crash("after_rows")
+                await self._crash("before_commit")
+            await self._crash("after_commit")
+        return recorded
+
+
+def _is_of_values(error: Exception) -> bool:
+    if isinstance(error, asyncpg.PostgresError):
+        return (error.sqlstate or "")[:2] in VALUE_ERROR_CLASSES
+    return isinstance(error, asyncpg_base.DataError)
+
+
+class _Writing:
+    """The rows of one batch, on a connection whose transaction has moved the watermark."""
+
+    def __init__(self, conn: asyncpg.Connection, batch: Batch, limit_per_buyer: int) -> None:
+        self._conn = conn
+        self._batch = batch
+        self._limit = limit_per_buyer
+        self._refused: list[RefusedEvent] = []
+        self._poison: list[Poison] = []
+        self._entries = dict(batch.entries)
+
+    async def write(self, events: Sequence[AnyEvent | Poison]) -> Recorded:
+        self._poison = [event for event in events if isinstance(event, Poison)]
+        sound: list[Any] = [event for event in events if not isinstance(event, Poison)]
+        if sound:
+            await self._write_sound(sound)
+        if self._poison:
+            await self._write_poison()
+        await self._write_refusals()
+        return Recorded(len(events) - len(self._poison), tuple(self._refused), len(self._poison))
+
+    async def _write_sound(self, events: list[Any]) -> None:
+        match self._batch.stream:
+            case Stream.MONEY:
+                await self._money(events)
+            case Stream.HOLDINGS:
+                await self._holdings(events)
+            case Stream.ADMISSIONS:
+                await self._admissions(events)
+
+    # money
+
+    async def _money(self, events: Sequence[MoneyEvent]) -> None:
+        fold = MoneyFold(await self._standing(events))
+        fold.apply(events)
+        self._refused += [(row.order, row.event_id, row.reason) for row in fold.refusals]
+        self._poison += [self._stranger(event_id) for event_id, _ in fold.strangers]
+        await self._write_orders(fold)
+        await self._write_attempts(fold)
+        await self._write_counters(fold)
+        await self._write_ledger(fold)
+
+    async def _standing(self, events: Sequence[MoneyEvent]) -> MoneyStanding:
+        orders = sorted({event.order for event in events})
+        docs = {event.order: event.doc for event in events if isinstance(event, Claimed)}
+        lines = await self._lines([order for order in orders if order not in docs])
+        products = {line.product for items in lines.values() for line in items}
+        products.update(item.product for doc in docs.values() for item in doc.items)
+        standing = MoneyStanding(self._limit)
+        standing.items = await self._items(sorted(products))
+        for row in await self._conn.fetch(SQL.orders_lock, orders):
+            items = docs[row["id"]].items if row["id"] in docs else lines.get(row["id"], ())
+            standing.orders[row["id"]] = _order_standing(row, items)
+        standing.attempts = await self._attempts(events)
+        await self._buyers_and_turns(standing, docs.values())
+        return standing
+
+    async def _lines(self, orders: Sequence[str]) -> dict[str, tuple[ItemDoc, ...]]:
+        lines: dict[str, tuple[ItemDoc, ...]] = {}
+        if orders:
+            for row in await self._conn.fetch(SQL.order_items_of, orders):
+                order, *columns = row
+                lines[order] = (*lines.get(order, ()), ItemDoc(*columns))
+        return lines
+
+    async def _items(self, products: Sequence[str]) -> dict[str, ItemStanding]:
+        rows = await self._conn.fetch(SQL.items_lock, self._batch.sale, products)
+        return {row["product"]: ItemStanding(row["stock"], row["claimed"], row["sold"]) for row in rows}
+
+    async def _attempts(self, events: Sequence[MoneyEvent]) -> dict[str, AttemptStanding]:
+        ids = [event.attempt.attempt if isinstance(event, Claimed) else event.attempt for event in events]
+        return {row["id"]: AttemptStanding(*row) for row in await self._conn.fetch(SQL.attempts_of, ids)}
+
+    async def _buyers_and_turns(self, standing: MoneyStanding, docs: Iterable[Any]) -> None:
+        docs = tuple(docs)
+        buyers = {order.buyer for order in standing.orders.values()} | {doc.buyer for doc in docs}
+        rows = await self._conn.fetch(SQL.buyers_lock, self._batch.sale, sorted(buyers))
+        standing.bought = {row["buyer"]: row["bought"] for row in rows}
+        turns = {order.turn for order in standing.orders.values()} | {doc.turn for doc in docs}
+        rows = await self._conn.fetch(SQL.turns_taken, self._batch.sale, sorted(turns - {""}))
+        standing.turns = {row["turn"]: row["id"] for row in rows}
+
+    async def _write_orders(self, fold: MoneyFold) -> None:
+        new = sorted((order for order in fold.orders.values() if order.doc is not None), key=lambda order: order.order)
+        known = [order for order in fold.orders.values() if order.doc is None]
+        changed = 0
+        if new:
+            columns = _columns(map(_claim_insert_row, new))
+            args = (self._batch.sale, self._batch.epoch, *columns)
+            changed += len(await self._conn.fetch(SQL.orders_claim_insert, *args))
+            await self._write_items([(order.order, order.items) for order in new])
+        if known:
+            changed += len(await self._conn.fetch(SQL.orders_claim_update, *_columns(map(_claim_update_row, known))))
+        if changed != len(fold.orders):
+            raise Contended
+
+    async def _write_items(self, orders: Sequence[tuple[str, Sequence[ItemDoc]]]) -> None:
+        rows = [
+            (order, item.product, item.title, item.quantity, item.unit_amount, item.list_amount, item.currency)
+            for order, items in orders
+            for item in items
+        ]
+        await self._conn.execute(SQL.order_items_insert, *_columns(rows))
+
+    async def _write_attempts(self, fold: MoneyFold) -> None:
+        new = [_attempt_row(attempt) for attempt in fold.attempts.values() if attempt.doc is not None]
+        ended = [
+            (attempt.attempt, attempt.state, attempt.reason, attempt.retryable, attempt.ended_ms)
+            for attempt in fold.attempts.values()
+            if attempt.doc is None
+        ]
+        if new:
+            await self._conn.execute(SQL.payments_insert, *_columns(new))
+        if ended:
+            await self._conn.execute(SQL.payments_end, *_columns(ended))
+        if fold.refunds:
+            rows = [(refund.attempt, refund.amount, refund.currency, refund.reason) for refund in fold.refunds]
+            await self._conn.execute(SQL.refunds_insert, *_columns(rows))
+
+    async def _write_counters(self, fold: MoneyFold) -> None:
+        if fold.bought:
+            columns = _columns(sorted(fold.bought.items()))
+            await self._conn.execute(SQL.buyers_write, self._batch.sale, self._limit, *columns)
+        moved = [(product, item.claimed_by, item.sold_by) for product, item in fold.items.items()]
+        if moved:
+            await self._conn.execute(SQL.items_move, self._batch.sale, *_columns(moved))
+
+    async def _write_ledger(self, fold: MoneyFold) -> None:
+        rows = [
+            (
+                row.at_ms,
+                row.item.product,
+                row.order,
+                row.verb,
+                row.item.quantity,
+                row.item.unit_amount * row.item.quantity,
+                row.item.currency,
+                row.event_id,
+                row.reason,
+            )
+            for row in fold.ledger
+        ]
+        if rows:
+            await self._conn.execute(SQL.ledger_insert, self._batch.sale, self._batch.epoch, *_columns(rows))
+
+    # holdings
+
+    async def _holdings(self, events: Sequence[HoldingsEvent]) -> None:
+        events = sorted(events, key=lambda event: event.order)
+        await self._conn.fetch(SQL.orders_lock, [event.order for event in events])
+        begun = {event.order: event for event in events if isinstance(event, Reserved)}
+        ended = {event.order: event for event in events if not isinstance(event, Reserved)}
+        if begun:
+            columns = _columns(_hold_row(event, ended.get(order)) for order, event in begun.items())
+            await self._conn.execute(SQL.orders_hold_insert, self._batch.sale, self._batch.epoch, *columns)
+            await self._write_items([(order, event.doc.items) for order, event in begun.items()])
+        alone = [event for order, event in ended.items() if order not in begun]
+        if alone:
+            rows = [(event.order, _ended_state(event), event.rev, event.at_ms) for event in alone]
+            known = {row["id"] for row in await self._conn.fetch(SQL.orders_hold_end, *_columns(rows))}
+            self._poison += [self._stranger(event.id) for event in alone if event.order not in known]
+
+    # admissions
+
+    async def _admissions(self, events: Sequence[Admitted]) -> None:
+        columns = _columns(_admission_row(event) for event in events)
+        await self._conn.execute(SQL.admissions_insert, self._batch.sale, self._batch.epoch, *columns)
+
+    # verdicts
+
+    def _stranger(self, event_id: str) -> Poison:
+        return poison((event_id, self._entries[event_id]), "the record knows no such order or attempt")
+
+    async def _write_poison(self) -> None:
+        batch = self._batch
+        rows = [(event.id, msgspec.json.encode(event.payload).decode(), event.error) for event in self._poison]
+        await self._conn.execute(SQL.poison_insert, batch.sale, batch.stream, batch.epoch, *_columns(rows))
+        # Whoever waits for one of these gets a verdict too: what cannot be recorded is refused.
+        if batch.stream is Stream.MONEY:
+            self._refused += [(event.order, event.id, Refusal.STATE) for event in self._poison]
+
+    async def _write_refusals(self) -> None:
+        if self._refused:
+            columns = _columns(self._refused)
+            await self._conn.execute(SQL.refusals_insert, self._batch.sale, self._batch.epoch, *columns)
+
+
+def _columns(rows: Iterable[Sequence[Any]]) -> list[list[Any]]:
+    """Rows as the arrays that `unnest` takes."""
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
+def _order_standing(row: asyncpg.Record, items: tuple[ItemDoc, ...]) -> OrderStanding:
+    return OrderStanding(
+        row["id"],
+        row["buyer"],
+        row["turn"] or "",
+        items,
+        row["amount"],
+        row["currency"],
+        row["state"],
+        row["claim"],
+        row["rev"],
+        row["claim_rev"],
+        row["reason"],
+    )
+
+
+def _claim_insert_row(order: OrderStanding) -> tuple[Any, ...]:
+    doc = order.doc
+    assert doc is not None
+    return (
+        order.order,
+        order.buyer,
+        order.turn,
+        doc.lane,
+        order.state,
+        order.claim,
+        order.reason,
+        order.rev,
+        order.claim_rev,
+        order.amount,
+        order.currency,
+        order.address,
+        doc.idempotency_key,
+        doc.body_digest,
+        order.reserved_ms,
+        order.expires_ms,
+        order.confirmed_ms,
+        order.ended_ms,
+    )
+
+
+def _claim_update_row(order: OrderStanding) -> tuple[Any, ...]:
+    return (
+        order.order,
+        order.claim,
+        order.claim_rev,
+        order.state,
+        order.rev,
+        order.reason,
+        order.expires_ms,
+        order.confirmed_ms,
+        order.ended_ms,
+    )
+
+
+def _attempt_row(attempt: AttemptStanding) -> tuple[Any, ...]:
+    doc = attempt.doc
+    assert doc is not None
+    return (
+        attempt.attempt,
+        attempt.order,
+        doc.provider,
+        doc.method,
+        attempt.state,
+        attempt.reason,
+        attempt.retryable,
+        attempt.amount,
+        attempt.currency,
+        doc.idempotency_key,
+        doc.body_digest,
+        attempt.instrument,
+        doc.driver,
+        doc.drive_ms,
+        attempt.created_ms,
+        attempt.ended_ms,
+    )
+
+
+def _hold_row(event: Reserved, ended: HoldingsEvent | None) -> tuple[Any, ...]:
+    doc = event.doc
+    return (
+        doc.order,
+        doc.buyer,
+        doc.turn,
+        doc.lane,
+        OrderState.RESERVED if ended is None else _ended_state(ended),
+        event.rev if ended is None else ended.rev,
+        doc.amount,
+        doc.currency,
+        event.address,
+        doc.idempotency_key,
+        doc.body_digest,
+        event.at_ms,
+        event.expires_ms,
+        None if ended is None else ended.at_ms,
+    )
+
+
+def _ended_state(event: HoldingsEvent) -> OrderState:
+    return OrderState.EXPIRED if isinstance(event, Lapsed) else OrderState.RELEASED
+
+
+def _admission_row(event: Admitted) -> tuple[Any, ...]:
+    return (
+        event.id,
+        event.lane,
+        event.at_ms,
+        _array(event.places),
+        _array(event.returners),
+        event.rate_milli,
+        event.burst,
+        event.active,
+        event.active_max,
+        event.passed_over,
+        event.inversions,
+    )
+
+
+def _array(places: Sequence[int]) -> str:
+    return "{" + ",".join(map(str, places)) + "}"
