@@ -1,0 +1,95 @@
+"""Pages that explain the service itself: its documents and its problems. Words and markup are in `web/`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from onsale.auth.errors import NotFound
+from onsale.auth.requests import language, reply
+from onsale.server.metrics import Snapshots
+from onsale.server.problems import HTTP_PROBLEMS, INTERNAL, PROBLEMS, Problem
+from onsale.server.route import Route
+from onsale.web import messages, templates
+
+DOCUMENT: web.AppKey[Mapping[str, Any]] = web.AppKey("openapi", dict)
+SNAPSHOTS = web.AppKey("snapshots", Snapshots)
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+BY_CODE: Mapping[str, Problem] = {p.code: p for p in (INTERNAL, *HTTP_PROBLEMS.values(), *PROBLEMS.values())}
+
+
+def version() -> str:
+    """The installed version."""
+    return metadata.version("onsale")
+
+
+def html(name: str, request: web.Request, **values: Any) -> web.Response:
+    """A page from a template, in the language asked for."""
+    lang = language(request)
+    text = templates().get_template(name).render(lang=lang, t=_translator(lang), **values)
+    return web.Response(text=text, content_type="text/html", headers={"Content-Language": lang})
+
+
+def _translator(lang: str) -> Callable[[str], str]:
+    texts = messages(lang)
+    return lambda key: texts[key]
+
+
+async def explain_problem(request: web.Request) -> web.Response:
+    """What a problem's `type` means: a page for people, JSON for programs."""
+    problem = BY_CODE.get(request.match_info["code"])
+    if problem is None:
+        raise NotFound
+    texts = messages(language(request))
+    facts = {
+        "code": problem.code,
+        "status": problem.status,
+        "title": texts[f"problem.{problem.code}.title"],
+        "detail": texts[f"problem.{problem.code}.detail"],
+    }
+    if "text/html" in request.headers.get("Accept", ""):
+        return html("problem.html", request, explained=facts)
+    return reply(200, facts)
+
+
+async def show_document(request: web.Request) -> web.Response:
+    """The OpenAPI document."""
+    return reply(200, request.app[DOCUMENT], {"Cache-Control": "public, max-age=60"})
+
+
+async def browse_document(request: web.Request) -> web.Response:
+    """The same for people: every call on one page, without a script or anything from elsewhere."""
+    return html("docs.html", request, document=request.app[DOCUMENT], dump=_dump)
+
+
+async def show_metrics(request: web.Request) -> web.Response:
+    """Prometheus text of every process of this machine."""
+    return web.Response(body=request.app[SNAPSHOTS].exposition(), headers={"Content-Type": METRICS_TYPE})
+
+
+def _dump(value: object) -> str:
+    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+
+
+class ProblemFacts(msgspec.Struct, frozen=True):
+    """What a problem's code stands for."""
+
+    code: str
+    status: int
+    title: str
+    detail: str
+
+
+ROUTES = (
+    Route(
+        "GET", "/problems/{code}", explain_problem, "explain_problem", "What a problem means.", reply=ProblemFacts,
+    ),
+    Route("GET", "/openapi.json", show_document, "show_document", "This document.", reply=dict[str, Any]),
+    Route("GET", "/docs", browse_document, "browse_document", "This document, for people.", media="text/html"),
+    Route("GET", "/metrics", show_metrics, "show_metrics", "Figures of this machine.", media="text/plain"),
+)  # fmt: skip

@@ -1,0 +1,77 @@
+"""The one table of every path: who serves it, who may ask, what goes in and out. The map of the house.
+
+The application is built from it and so is the OpenAPI document, so a route cannot exist without being documented.
+"""
+
+from __future__ import annotations
+
+from onsale.auth import errors as auth_errors
+from onsale.auth import handlers as auth
+from onsale.auth import schemas as auth_schemas
+from onsale.catalog import errors as catalog_errors
+from onsale.catalog import handlers as catalog
+from onsale.catalog import schemas as catalog_schemas
+from onsale.catalog.salefile import SaleFile
+from onsale.catalog.states import SaleState
+from onsale.server import pages
+from onsale.server.route import Query, Route
+
+LIMIT = Query("limit", {"type": "integer", "minimum": 1, "maximum": 100, "default": 20}, "How many at most.")
+CURSOR = Query("cursor", {"type": "string"}, "Where the page before ended: its `next_cursor`.")
+PAGE = (LIMIT, CURSOR)
+
+ACCOUNTS = (
+    Route(
+        "POST", "/v1/sessions", auth.sign_in, "sign_in", "Sign in.",
+        body=auth_schemas.SignIn, reply=auth_schemas.SessionGrant, status=201,
+        problems=(auth_errors.InvalidCredentials, auth_errors.TooManyRequests, auth_errors.CrossSite),
+    ),
+    Route(
+        "POST", "/v1/sessions/refresh", auth.refresh, "refresh", "Exchange a refresh token for the next pair.",
+        body=auth_schemas.Refresh, is_body_optional=True, reply=auth_schemas.SessionGrant,
+        problems=(auth_errors.RefreshInvalid, auth_errors.CrossSite),
+    ),
+    Route(
+        "GET", "/v1/sessions", auth.list_sessions, "list_sessions", "Where this account is signed in.", "buyer",
+        reply=auth_schemas.SessionList, query=PAGE,
+    ),
+    Route(
+        "DELETE", "/v1/sessions", auth.sign_out_everywhere, "sign_out_everywhere", "Sign out of every device.",
+        "buyer", status=204,
+    ),
+    Route(
+        "DELETE", "/v1/sessions/current", auth.sign_out, "sign_out", "Sign out here.", "buyer", status=204,
+    ),
+    Route(
+        "DELETE", "/v1/sessions/{session}", auth.sign_out_session, "sign_out_session", "Sign out of one device.",
+        "buyer", status=204, problems=(auth_errors.SessionUnknown,),
+    ),
+    Route(
+        "POST", "/v1/stream-keys", auth.create_stream_key, "create_stream_key",
+        "A key that opens one event stream, for clients that can send no header.", "holder",
+        reply=auth_schemas.StreamKeyReply, status=201,
+    ),
+    Route("GET", "/v1/me", auth.show_me, "show_me", "The account that asks.", "buyer", reply=auth_schemas.Me),
+    Route(
+        "GET", "/.well-known/jwks.json", auth.show_keys, "show_keys", "The public keys of passes.",
+        reply=auth_schemas.KeySet,
+    ),
+)  # fmt: skip
+
+CATALOGUE = (
+    Route(
+        "GET", "/v1/sales", catalog.list_sales, "list_sales", "Sales, newest first.",
+        reply=catalog_schemas.SaleList,
+        query=(*PAGE, Query("state", {"enum": list(SaleState)}, "Only sales in this state.")),
+    ),
+    Route(
+        "POST", "/v1/sales", catalog.create_sale, "create_sale", "Make a sale.", "operator",
+        body=SaleFile, reply=catalog_schemas.SaleReply, status=201, problems=(catalog_errors.SaleExists,),
+    ),
+    Route(
+        "GET", "/v1/sales/{sale}", catalog.show_sale, "show_sale", "One sale.",
+        reply=catalog_schemas.SaleReply, problems=(catalog_errors.SaleUnknown,),
+    ),
+)  # fmt: skip
+
+ROUTES: tuple[Route, ...] = (*ACCOUNTS, *CATALOGUE, *pages.ROUTES)
