@@ -157,7 +157,7 @@ class Lane:
             await self._tell(ShopKeys(batch.sale, batch.epoch), batch.prev, batch.upto, refused)
 
     async def _tell(self, keys: ShopKeys, prev: str, upto: str, refused: Sequence[RefusedEvent] = ()) -> None:
-        """Waiters are released at once. Where Redis cannot pass it on they ask Postgres, and the mirror is mended later."""
+        """Release waiters at once. Where Redis cannot pass it on they ask Postgres, and the mirror is mended later."""
         with contextlib.suppress(StoreUnavailable, ShopRecovering):
             await self._announcer.announce(keys, self.stream, prev, upto, refused)
 
@@ -201,7 +201,7 @@ class Lane:
         if not sales:
             await asyncio.sleep(wait_ms / 1000)
             return []
-        after = {key: self._positions[sale].upto for key, sale in sales.items()}
+        after: dict[Any, Any] = {key: self._positions[sale].upto for key, sale in sales.items()}
         # One blocking call for every sale of the server, on a connection that nothing else uses meanwhile.
         answer: Any = await self._redis.xread(after, count=BATCH_MAX, block=wait_ms or None)
         news = {sales[key.decode()]: entries(raw) for key, raw in _streams(answer) if raw}

@@ -195,7 +195,7 @@ class MoneyFold:
         order = self._standing.orders.get(event.order) or self._arrive(event)
         known = self._standing.attempts.get(event.attempt.attempt)
         if known and known.order == order.order and known.state == PaymentState.PENDING and order.claim == Claim.OPEN:
-            return  # The claim of this very attempt, told again.
+            return None  # The claim of this very attempt, told again.
         if known is not None:
             return self._refuse_again(event)
         reason = self._refusal(order, event)
@@ -252,7 +252,7 @@ class MoneyFold:
     def _confirmed(self, event: Confirmed) -> None:
         order, attempt = self._known(event)
         if order is None or attempt is None:
-            return
+            return None
         if order.claim == Claim.OPEN and attempt.state == PaymentState.PENDING:
             return self._sell(order, attempt, event)
         if order.claim == Claim.SOLD and attempt.state == PaymentState.CAPTURED:

@@ -160,8 +160,8 @@ class RecordFeed:
         return bool(rows and rows[0]["is_recorded"])
 
     async def tick(self, wait_ms: int = 50) -> FeedTick:
-        """Hear what was announced, waiting at most `wait_ms` for the first; ask Postgres for those that nothing was heard
-        of. A Redis that is away is no failure here: then Postgres is asked."""
+        """Hear what was announced, waiting at most `wait_ms` for the first, and ask Postgres for those that nothing was
+        heard of. A Redis that is away is no failure here: then Postgres is asked."""
         waiting = self._count
         heard = await self._listen(wait_ms)
         if self._asking is None or self._asking.done():

@@ -153,7 +153,8 @@ async def make_sale(database: asyncpg.Pool, shop_redis: Redis, line_redis: Redis
         product = f"{sale}-p"
         await database.execute("INSERT INTO products VALUES ($1, 'Jacket', 100, 'KRW')", product)
         await database.execute(
-            """INSERT INTO sales (id, title, opens_at, closes_at, limit_per_buyer, hold_ttl_s, policy, shop_epoch, line_epoch)
+            """INSERT INTO sales (id, title, opens_at, closes_at, limit_per_buyer, hold_ttl_s, policy, shop_epoch,
+                                  line_epoch)
                VALUES ($1, 'Drop', now() - interval '1 hour', now() + interval '1 day', $2, 600,
                        '{"rate_centi": 2000, "active_max": 100}', $3, $3)""",
             sale,
