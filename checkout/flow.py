@@ -81,6 +81,8 @@ class Confirmation:
     is_replay: bool
     # Tries before this one: their payments are in the record alone.
     tries_before: int
+    # What was asked to be paid with, where this request's own attempt is the one answered.
+    payment: PaymentRequest | None = None
 
 
 class Lease:
@@ -232,6 +234,7 @@ class CheckoutFlow:
             expires_at_ms=view.expires_at_ms,
             is_replay=not is_own and ending.key == key,
             tries_before=len(view.attempts),
+            payment=payment if is_own else None,
         )
 
     def _begin(self, attempt: str, driving: Coroutine[Any, Any, Ending]) -> asyncio.Task[Ending]:

@@ -72,7 +72,8 @@ _OUTCOMES: Mapping[str, Outcome] = {
     "refunding": Outcome.FAILED,
     "refunded": Outcome.FAILED,
 }
-_PAID = frozenset(
+# States in which an order has been paid for.
+PAID = frozenset(
     {OrderState.CONFIRMED, OrderState.PREPARING, OrderState.SHIPPED, OrderState.DELIVERED, OrderState.COMPLETED}
 )
 
@@ -103,7 +104,7 @@ def ending_of_row(row: OrderRow, key: str, digest: str) -> Ending:
     if own is not None and own.digest != digest:
         raise IdempotencyKeyReused
     newest = own or (row.payments[-1] if row.payments else None)
-    if newest is not None and (own is not None or row.state in _PAID or row.state is OrderState.CONFIRMING):
+    if newest is not None and (own is not None or row.state in PAID or row.state is OrderState.CONFIRMING):
         return _ending(newest)
     raise OrderExpired if row.state in (OrderState.EXPIRED, OrderState.RESERVED) else OrderStateConflict
 

@@ -292,6 +292,13 @@ class Inventory:
         _must(reply)
         return StockFigures(*row)
 
+    async def free(self, sale: str) -> dict[str, int]:
+        """Units free of each product of the sale."""
+        with _store_errors():
+            reply, row = await self._scripts.stock_free(self._keys_of(sale))
+        _must(reply)
+        return {product.decode(): units for product, units in zip(row[::2], row[1::2], strict=True)}
+
     async def close_turns(self, sale: str, turns: Sequence[str], why: str) -> Sequence[int]:
         """End turns (`why`: expired, left, revoked). For each: 0 closed, its `turn_closed` event written once; or, for
         `expired` alone, the time (ms) until which its open order keeps the seat. A turn nobody reserved with is

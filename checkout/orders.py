@@ -125,11 +125,11 @@ class Orders:
         return order_row(rows[0]) if rows else None
 
     async def of_buyer(self, buyer: str, page: Page) -> list[OrderRow]:
-        """One page of a buyer's orders, newest first."""
+        """One page of a buyer's orders, newest first, and one more where there are more."""
         return await self._page(SQL.orders_of_buyer, buyer, page, page.sale)
 
     async def of_sale(self, sale: str, page: Page) -> list[OrderRow]:
-        """One page of a sale's orders, newest first."""
+        """One page of a sale's orders, newest first, and one more where there are more."""
         return await self._page(SQL.orders_of_sale, sale, page, page.buyer)
 
     async def open_refund(self, payment: str, amount: int, currency: str, reason: str) -> str:
@@ -147,7 +147,7 @@ class Orders:
         await self._fetch(SQL.refusal_settle, order)
 
     async def _page(self, query: str, owner: str, page: Page, other: str | None) -> list[OrderRow]:
-        bounds = (page.after, page.state, other, _moment(page.from_ms), _moment(page.to_ms), page.limit)
+        bounds = (page.after, page.state, other, _moment(page.from_ms), _moment(page.to_ms), page.limit + 1)
         return [order_row(row) for row in await self._fetch(query, owner, *bounds)]
 
     async def _fetch(self, query: str, *args: Any) -> list[asyncpg.Record]:

@@ -179,6 +179,10 @@ class ShopScripts:
         """OK, free, held, claimed, sold, now_ms."""
         return _row(await self._call("figures", keys))
 
+    async def stock_free(self, keys: ShopKeys) -> Row:
+        """OK, product, free, product, free, …"""
+        return _row(await self._call("stock_free", keys))
+
     async def close_turns(self, keys: ShopKeys, turns: Sequence[str], why: str) -> list[Row]:
         """OK, 0 closed or the time (ms) until which an open order keeps the turn."""
         return _rows(await self._call("close_turns", keys, why, _pack(turns)))
@@ -244,6 +248,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "order_look": ("meta", "orders", "docs"),
     "lapse": ("meta", "stock", "holds", "orders", "buyers", "turns", "ended", "holdings"),
     "figures": ("meta", "stock"),
+    "stock_free": ("meta", "stock"),
     "close_turns": ("meta", "orders", "turns", "ended", "closings"),
     "closings": ("meta", "closings"),
     "move_stock": ("meta", "stock", "moves"),

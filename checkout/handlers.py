@@ -1,0 +1,149 @@
+"""Checkout over HTTP: decode, one call, encode. Errors rise; they are answered as problems elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from aiohttp import web
+
+from onsale.auth.errors import Unauthenticated
+from onsale.auth.identifiers import sale_no_of
+from onsale.auth.middleware import Identity, identity, require
+from onsale.auth.requests import body, idempotency_key, query, reply
+from onsale.auth.roles import Role
+from onsale.catalog.handlers import BOOK
+from onsale.catalog.sales import Sale
+from onsale.checkout.flow import DOC, CheckoutFlow, sale_of
+from onsale.checkout.orders import Page
+from onsale.checkout.reads import Reads, order_reply
+from onsale.checkout.schemas import CONFIRM, RESERVE, PaymentList, StockReply
+from onsale.checkout.states import OrderState
+from onsale.checkout.stock import StockBoard
+
+FLOW = web.AppKey("checkout_flow", CheckoutFlow)
+READS = web.AppKey("checkout_reads", Reads)
+STOCK = web.AppKey("stock_board", StockBoard)
+
+LIMIT_DEFAULT, LIMIT_MAX = 20, 100
+# A confirmation that is still running: the completer looks again within seconds.
+CONFIRMING_RETRY_S = 2
+REPLAYED = {"Idempotency-Replayed": "true"}
+
+
+async def reserve(request: web.Request) -> web.Response:
+    """POST /v1/sales/{sale}/orders"""
+    sale = request.app[BOOK].get(request.match_info["sale"])
+    buyer = await _buyer(request, sale)
+    key = idempotency_key(request)
+    wanted = await body(request, RESERVE)
+    held = await request.app[FLOW].reserve(sale.id, buyer, request.headers.get("Admission-Pass", ""), wanted, key)
+    order = order_reply(DOC.decode(held.doc), OrderState.RESERVED, held.expires_at_ms, is_recorded=False)
+    headers = {"Location": f"/v1/orders/{held.order}", **(REPLAYED if held.is_replay else {})}
+    return reply(201, order, headers)
+
+
+async def confirm(request: web.Request) -> web.Response:
+    """POST /v1/orders/{order}/confirmation"""
+    order = request.match_info["order"]
+    buyer = await _buyer(request, sale_of(request.app[BOOK], order))
+    key = idempotency_key(request)
+    wanted = await body(request, CONFIRM)
+    confirmation = await request.app[FLOW].confirm(buyer, order, wanted.payment, key)
+    answer = await request.app[READS].confirmed(confirmation)
+    headers = dict(REPLAYED) if confirmation.is_replay else {}
+    if answer.state == OrderState.CONFIRMING:
+        return reply(202, answer, {"Retry-After": str(CONFIRMING_RETRY_S), **headers})
+    return reply(200, answer, headers)
+
+
+async def show(request: web.Request) -> web.Response:
+    """GET /v1/orders/{order}"""
+    order = request.match_info["order"]
+    buyer = await _buyer(request, sale_of(request.app[BOOK], order))
+    return reply(200, await request.app[READS].order(buyer, order), {"Cache-Control": "no-store"})
+
+
+async def payments(request: web.Request) -> web.Response:
+    """GET /v1/orders/{order}/payments"""
+    order = request.match_info["order"]
+    buyer = await _buyer(request, sale_of(request.app[BOOK], order))
+    return reply(200, PaymentList(await request.app[READS].payments(buyer, order)), {"Cache-Control": "no-store"})
+
+
+async def release(request: web.Request) -> web.Response:
+    """DELETE /v1/orders/{order}"""
+    order = request.match_info["order"]
+    buyer = await _buyer(request, sale_of(request.app[BOOK], order))
+    await request.app[READS].release(buyer, order)
+    return web.Response(status=204)
+
+
+async def mine(request: web.Request) -> web.Response:
+    """GET /v1/orders"""
+    asker = await identity(request)
+    page = _page(query(request, **_FILTERS, sale=str))
+    return reply(200, await request.app[READS].page(asker.account, page), {"Cache-Control": "no-store"})
+
+
+async def of_sale(request: web.Request) -> web.Response:
+    """GET /v1/sales/{sale}/orders"""
+    await require(request, Role.MANAGER, Role.MASTER)
+    page = _page(query(request, **_FILTERS, buyer=str))
+    found = await request.app[READS].sale_page(request.match_info["sale"], page)
+    return reply(200, found, {"Cache-Control": "no-store"})
+
+
+async def stock(request: web.Request) -> web.Response:
+    """GET /v1/products/{product}/stock"""
+    free = await request.app[STOCK].free(request.match_info["product"])
+    return reply(200, StockReply(free), {"Cache-Control": "public, max-age=1"})
+
+
+async def _buyer(request: web.Request, sale: Sale) -> str:
+    """Who buys: an account, or where the sale allows guests the holder of a ticket."""
+    asker: Identity = await identity(request, by_ticket=True)
+    if asker.ticket and not sale.guests:
+        raise Unauthenticated
+    return asker.account
+
+
+def _limit(text: str) -> int:
+    limit = int(text)
+    if not text.isascii() or not text.isdigit() or not 1 <= limit <= LIMIT_MAX:
+        raise ValueError(text)
+    return limit
+
+
+def _cursor(text: str) -> str:
+    sale_no_of(text)
+    return text
+
+
+def _moment_ms(text: str) -> int:
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError("no zone")
+    return int(moment.timestamp() * 1000)
+
+
+_FILTERS: Mapping[str, Any] = {
+    "limit": _limit,
+    "cursor": _cursor,
+    "state": OrderState,
+    "from": _moment_ms,
+    "to": _moment_ms,
+}
+
+
+def _page(asked: dict[str, Any]) -> Page:
+    return Page(
+        limit=asked.get("limit", LIMIT_DEFAULT),
+        after=asked.get("cursor"),
+        state=asked.get("state"),
+        sale=asked.get("sale"),
+        buyer=asked.get("buyer"),
+        from_ms=asked.get("from"),
+        to_ms=asked.get("to"),
+    )
