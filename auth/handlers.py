@@ -47,14 +47,20 @@ async def sign_in(request: web.Request) -> web.Response:
     asked = await body(request, SIGN_IN)
     if asked.cookies and _is_from_browser(request):
         require_same_origin(request)
+    grant = await open_session(request, asked.email, asked.password, asked.device)
+    return _granted(request, 201, grant, into_cookies=asked.cookies)
+
+
+async def open_session(request: web.Request, email: str, password: str, device: str) -> Grant:
+    """A session for the right password, within the budgets of the account and the address. InvalidCredentials,
+    TooManyRequests."""
     address, now_ms = client_address(request), _now_ms()
     accounts, throttle = request.app[ACCOUNTS], request.app[SIGN_INS]
-    email_hash = accounts.email_hash(asked.email)
+    email_hash = accounts.email_hash(email)
     throttle.take(email_hash, address, now_ms)
-    account = await accounts.check(asked.email, asked.password)
+    account = await accounts.check(email, password)
     throttle.give_back(email_hash, address)
-    grant = await request.app[SESSIONS].sign_in(account, device=asked.device, address=address, now_ms=_now_ms())
-    return _granted(request, 201, grant, into_cookies=asked.cookies)
+    return await request.app[SESSIONS].sign_in(account, device=device, address=address, now_ms=_now_ms())
 
 
 async def refresh(request: web.Request) -> web.Response:
