@@ -71,6 +71,7 @@ class FeedTick:
 
 ACCEPTED: Final = Verdict(VerdictKind.ACCEPTED)
 PENDING: Final = Verdict(VerdictKind.PENDING)
+RECORDED: Final = "0-0"
 
 
 @dataclass(slots=True, eq=False)
@@ -136,8 +137,10 @@ class RecordFeed:
         self._asking: asyncio.Task[int] | None = None
 
     async def verdict(self, keys: ShopKeys, stream: str, event_id: str, order: str, patience_ms: int) -> Verdict:
-        """Wait until the record has judged one event; PENDING when patience ends first. Raises Overloaded when too many
-        wait already."""
+        """Wait until the record has judged one event; PENDING when patience ends first. "0-0" stands for an event that
+        was recorded before a rebuild. Raises Overloaded when too many wait already."""
+        if event_id == RECORDED:
+            return ACCEPTED
         waiter = self._register((keys.sale, stream, keys.epoch), event_id, order)
         try:
             known = self._known(waiter)
