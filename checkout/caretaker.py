@@ -8,23 +8,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import structlog
-
 from onsale.auth.errors import StoreUnavailable
 from onsale.catalog.sales import Sale, SaleBook
 from onsale.checkout.errors import ShopRecovering
 from onsale.checkout.inventory import Inventory, ShopTerms
 from onsale.lua.keys import ShopKeys
 
-log = structlog.get_logger()
-
 
 @dataclass(frozen=True, slots=True)
 class CareTick:
-    """Sales whose terms changed in this tick, and whether one has more to forget."""
+    """Sales whose terms changed in this tick, whether one has more to forget, and the sales that could not be asked
+    (being recovered, or their Redis is away)."""
 
     terms_changed: int
     more: bool
+    postponed: tuple[str, ...] = ()
 
 
 class Caretaker:
@@ -35,11 +33,12 @@ class Caretaker:
         self._book = book
 
     async def tick(self) -> CareTick:
-        """One round over all sales; one that is being recovered, or whose Redis is away, waits for the next."""
+        """One round over all sales. One that cannot be asked waits for the next and keeps no other waiting."""
         ticks = [await self._care(sale) for sale in self._book.all()]
         return CareTick(
             terms_changed=sum(tick.terms_changed for tick in ticks),
             more=any(tick.more for tick in ticks),
+            postponed=tuple(sale for tick in ticks for sale in tick.postponed),
         )
 
     async def _care(self, sale: Sale) -> CareTick:
@@ -47,6 +46,5 @@ class Caretaker:
         try:
             has_changed = await self._inventory.set_terms(keys, ShopTerms.of(sale))
             return CareTick(terms_changed=int(has_changed), more=await self._inventory.forget(keys))
-        except (ShopRecovering, StoreUnavailable) as error:
-            log.warning("care.postponed", sale=sale.id, why=type(error).__name__)
-            return CareTick(terms_changed=0, more=False)
+        except (ShopRecovering, StoreUnavailable):
+            return CareTick(terms_changed=0, more=False, postponed=(sale.id,))

@@ -6,15 +6,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import structlog
-
 from onsale.auth.errors import StoreUnavailable
 from onsale.catalog.sales import SaleBook
 from onsale.checkout.errors import ShopRecovering
 from onsale.checkout.inventory import Inventory
 from onsale.lua.keys import ShopKeys
-
-log = structlog.get_logger()
 
 # 200 holds take Redis about 3 ms; between two batches everybody else gets a turn.
 BATCH_MAX = 200
@@ -24,10 +20,12 @@ BATCHES_MAX = 50
 
 @dataclass(frozen=True, slots=True)
 class ReapTick:
-    """Holds that expired in this tick, over all sales, and whether a sale has more past their expiry."""
+    """Holds that expired in this tick, over all sales, whether a sale has more past their expiry, and the sales that
+    could not be asked (being recovered, or their Redis is away)."""
 
     expired: int
     more: bool
+    postponed: tuple[str, ...] = ()
 
 
 class Reaper:
@@ -38,22 +36,21 @@ class Reaper:
         self._book = book
 
     async def tick(self) -> ReapTick:
-        """Lapse what is due in each sale. A sale that is being recovered, or whose Redis is away, waits for the next
-        tick and keeps no other one waiting."""
-        expired, more = 0, False
-        for sale in self._book.all():
-            done = await self._reap(ShopKeys(sale.id, sale.shop_epoch))
-            expired, more = expired + done.expired, more or done.more
-        return ReapTick(expired=expired, more=more)
+        """Lapse what is due in each sale. One that cannot be asked waits for the next tick, no other for it."""
+        ticks = [await self._reap(ShopKeys(sale.id, sale.shop_epoch)) for sale in self._book.all()]
+        return ReapTick(
+            expired=sum(tick.expired for tick in ticks),
+            more=any(tick.more for tick in ticks),
+            postponed=tuple(sale for tick in ticks for sale in tick.postponed),
+        )
 
     async def _reap(self, keys: ShopKeys) -> ReapTick:
         expired = 0
         for _ in range(BATCHES_MAX):
             try:
                 lapsed = await self._inventory.lapse(keys, BATCH_MAX)
-            except (ShopRecovering, StoreUnavailable) as error:
-                log.warning("reap.postponed", sale=keys.sale, why=type(error).__name__)
-                return ReapTick(expired=expired, more=False)
+            except (ShopRecovering, StoreUnavailable):
+                return ReapTick(expired=expired, more=False, postponed=(keys.sale,))
             expired += lapsed.expired
             if not lapsed.more:
                 return ReapTick(expired=expired, more=False)

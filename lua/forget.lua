@@ -36,7 +36,8 @@ local function decide(member)
   local kind, rest = string.match(member, "^([tk])|(.*)$")
   if kind then return nil, {member = member, key = kind == "t" and turns or keys, field = rest} end
   local order = read_packed(orders, member)
-  if order and not is_recorded(order) then return {STATE_CONFLICT} end
+  -- Stays until it is recorded; nobody reads what is answered here.
+  if order and not is_recorded(order) then return {OK} end
   return nil, {member = member, order = order}
 end
 

@@ -38,6 +38,8 @@ end
 local pass_required = terms[5] ~= "0"
 local is_open = opens_at_ms <= now_ms and now_ms < closes_at_ms
 local expires_at_ms = now_ms + hold_ttl_ms
+-- As text once, not in every event.
+local at, expires = string.format("%.0f", now_ms), string.format("%.0f", expires_at_ms)
 -- Lua's unpack carries at most 8,000 values.
 local CHUNK = 4000
 
@@ -185,8 +187,8 @@ local function write_fresh()
     local item, entry = new.item, new.entry
     if entry[ENTRY_REPLY] == OK then
       local id, doc = item[1], item[8]
-      local event = redis.call("XADD", holdings, "*", "verb", "reserved", "order", id, "rev", 1, "at", now_ms,
-        "expires", expires_at_ms, "doc", doc)
+      local event = redis.call("XADD", holdings, "*", "verb", "reserved", "order", id, "rev", "1", "at", at,
+        "expires", expires, "doc", doc)
       entry[ENTRY_EVENT] = event
       local order = {"reserved", 1, item[2], item[3], item[5], now_ms, expires_at_ms, new.field, event, {}}
       order_pairs[#order_pairs + 1], order_pairs[#order_pairs + 2] = id, cmsgpack.pack(order)

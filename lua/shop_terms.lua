@@ -8,8 +8,9 @@ local meta = KEYS[1]
 if not is_registered(meta) then return {RECOVERING} end
 local changed = 0
 for _, term in ipairs(cmsgpack.unpack(ARGV[1])) do
-  if redis.call("HGET", meta, term[1]) ~= tostring(term[2]) then
-    redis.call("HSET", meta, term[1], tostring(term[2]))
+  local value = string.format("%.0f", term[2])
+  if redis.call("HGET", meta, term[1]) ~= value then
+    redis.call("HSET", meta, term[1], value)
     changed = changed + 1
   end
 end
