@@ -14,6 +14,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
+from hashlib import blake2b
 
 import msgspec
 
@@ -211,7 +212,19 @@ def build(
 class Frame:
     """One parsed line document. Everyone between two listed places has the same answer, so answers are kept by step."""
 
-    __slots__ = ("_places", "_ranks", "_waits", "as_of_ms", "doc", "document", "order", "pace", "texts", "waiting")
+    __slots__ = (
+        "_etag",
+        "_places",
+        "_ranks",
+        "_waits",
+        "as_of_ms",
+        "doc",
+        "document",
+        "order",
+        "pace",
+        "texts",
+        "waiting",
+    )
 
     def __init__(self, doc: bytes, pace: Pace = STILL) -> None:
         """Raises FrameInvalid."""
@@ -227,6 +240,7 @@ class Frame:
         self._places = decode_places(document.living.places)
         self._ranks = _ranks(document.waiting)
         self._waits: dict[int, Wait | None] = {}
+        self._etag = ""
         # What others derive from a step of this document, kept with it.
         self.texts: dict[int, tuple[str, int]] = {}
         if document.living.exact != EXACT or len(self._places) != len(self._ranks):
@@ -261,6 +275,14 @@ class Frame:
     def is_fresh(self, now_ms: int) -> bool:
         """Whether the document may still be taken for the present; `now_ms` is the line's Redis time."""
         return now_ms - self.as_of_ms <= FRESH_MS
+
+    @property
+    def etag(self) -> str:
+        """The same for documents that differ in nothing but `as_of`."""
+        if not self._etag:
+            undated = self.doc.replace(self.document.as_of.encode(), b"", 1)
+            self._etag = f'"{blake2b(undated, digest_size=8).hexdigest()}"'
+        return self._etag
 
     def sample(self) -> Sample:
         """What this document says of movement."""

@@ -7,23 +7,21 @@ this process does not know of, or has heard news of, is asked of Redis, with eve
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 import msgspec
-from redis.exceptions import RedisError
 
 from onsale.auth.errors import StoreUnavailable
 from onsale.auth.passes import Passes
 from onsale.auth.tickets import TicketFacts, Tickets
-from onsale.queue.errors import LineRecovering
+from onsale.queue.errors import LineRecovering, TicketUnknown
 from onsale.queue.feed import Feed, KnownLine
 from onsale.queue.frame import Frame, Reason, rfc3339
 from onsale.queue.line import Line
 from onsale.queue.presence import Presence
-from onsale.queue.states import TicketState, TicketView
+from onsale.queue.states import LANES, TicketState, TicketView
 
-# Only lane 0 has a name yet; the number is in ids from the first day.
-LANES = ("general",)
 # A poll nearer the front than this misses no turn by it: turns last longer by far.
 POLL_FIRST_MS = 1_000
 # The idle keep-alive of a connection must be at least twice as long, or polls pay for new connections.
@@ -143,7 +141,7 @@ class Teller:
         line = self._feed.line_of(facts.sale_no)
         try:
             return await self._ask(line, facts, buyer)
-        except (LineRecovering, RedisError, OSError) as error:
+        except (LineRecovering, StoreUnavailable) as error:
             return self._meanwhile(line, facts, error)
 
     async def _ask(self, line: KnownLine, facts: TicketFacts, buyer: str) -> Told:
@@ -180,6 +178,24 @@ class Teller:
         token = self._tickets.token(ticket, buyer)
         return Joined(ticket, is_fresh, _encode(msgspec.structs.replace(reply, ticket_token=token)))
 
+    async def leave(self, facts: TicketFacts, buyer: str) -> None:
+        """Give the place or the seat up; known here at once. Nothing happens where it has ended already.
+
+        Raises LineRecovering, StoreUnavailable.
+        """
+        line = self._feed.line_of(facts.sale_no)
+        if line.keys.epoch == 0:
+            raise LineRecovering
+        with suppress(TicketUnknown):
+            try:
+                view = await self._line.leave(line.keys, facts.place)
+            except TicketUnknown:
+                # Redis forgot it, and would take it back from its id: it is put back first, so that it can be ended.
+                await self._line.restore(line.keys, facts.place, buyer, facts.joined_ms, LANES[facts.lane])
+                view = await self._line.leave(line.keys, facts.place)
+            line.learn(facts.place, view)
+        line.forget((facts.place,))
+
     def _reply(self, line: KnownLine, facts: TicketFacts, view: TicketView) -> TicketReply:
         if view.state in WAITS:
             return self._seen_waiting(line, facts, self._feed.now_ms())
@@ -189,7 +205,7 @@ class Teller:
         """Redis cannot say. Who last waited still does, and nobody loses a place; of others nothing honest is known."""
         last = line.views.get(facts.place)
         if last is not None and last.state not in WAITS:
-            raise error if isinstance(error, LineRecovering) else StoreUnavailable from error
+            raise error
         now_ms = self._feed.now_ms()
         ticket = self._seen_waiting(line, facts, now_ms)
         if ticket.reason is None or ticket.reason.code != "recovering":

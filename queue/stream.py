@@ -1,0 +1,495 @@
+"""Event streams, written straight to their connections by one pump. No task, no queue and no timer a stream.
+
+Each stream stands in one of 101 slots and is served when its slot comes round, about every five seconds; news is
+written to those it concerns at once. Writing goes in slices, so that ten thousand streams never hold the loop. The
+framework does not wake a parked handler when its client goes, and a write to a closed connection raises nothing: the
+pump looks at every connection each second, and ends what is closed, stalled or too far behind. A stream is a sign of
+life only while the network has acknowledged all that was written to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TypeVar
+
+import msgspec
+from aiohttp import HttpVersion11, web
+
+from onsale.auth.errors import StoreUnavailable
+from onsale.auth.tickets import TicketFacts
+from onsale.lua.batching import Overloaded
+from onsale.queue.errors import LineRecovering, StreamsExhausted, TicketUnknown
+from onsale.queue.feed import Feed, KnownLine, Places
+from onsale.queue.frame import Frame
+from onsale.queue.presence import Presence
+from onsale.queue.states import TicketState
+from onsale.queue.teller import WAITS, Teller, Told
+from onsale.queue.wire import Wire, chunk, event
+
+# Slots of 50 ms: each stream is served every 5.05 s, and each look at the clock serves one in a hundred.
+SLOT_MS = 50
+SLOTS = 101
+# A holder's stream carries the document no oftener, so that a slot is never just too early.
+LINE_EVERY_MS = 5_000
+# A slice of 200 writes takes about 2 ms: nothing else in the process waits longer than that.
+SLICE = 200
+# Streams whose tickets are asked of Redis in one go.
+ASKED_MAX = 250
+# An admitted ticket's news may be lost too: without any, it is asked again this often.
+ASK_AGAIN_MS = 30_000
+# One comment at least every 15 s is promised; ten leave room for a slow loop.
+SILENCE_MS = 10_000
+# After a restart streams return over 1 s, and over 1 ms for each of them where there are more than a thousand.
+RETRY_FIRST_MS = 1_000
+RETRY_SPREAD_MAX_MS = 19_000
+
+# Redis is away or busy: the tickets concerned are asked for again when their slot comes round.
+FORESEEN = (LineRecovering, StoreUnavailable, Overloaded)
+
+HEADERS = {"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True)
+class StreamLimits:
+    """How many streams may be open in this process: of all kinds, of one person, of one address that is not spared."""
+
+    process_max: int = 20_000
+    person_max: int = 6
+    address_max: int = 200
+
+
+@dataclass(frozen=True, slots=True)
+class StreamTick:
+    """What the pump wrote, and whom it dropped."""
+
+    written: int = 0
+    dropped: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TellTick:
+    """Tickets that were asked of Redis for their streams. `more`: others wait for it."""
+
+    told: int = 0
+    failed: int = 0
+    more: bool = False
+
+
+COMMENT = b": still here\n\n"
+
+
+class TicketStream:
+    """One holder's stream."""
+
+    __slots__ = ("asked_ms", "buyer", "facts", "framed_ms", "message", "order", "slot", "told", "wire")
+
+    def __init__(self, wire: Wire, facts: TicketFacts, buyer: str, told: Told, frame: Frame) -> None:
+        self.wire = wire
+        self.facts = facts
+        self.buyer = buyer
+        self.told = told
+        # Of the document that was written last: which, when; and the operators' message last shown.
+        self.order = frame.order
+        self.framed_ms = wire.wrote_ms
+        self.message = frame.document.message
+        self.slot = 0
+        self.asked_ms = wire.wrote_ms
+
+
+class LineStream:
+    """One stream of a line's documents."""
+
+    __slots__ = ("sale_no", "slot", "wire")
+
+    def __init__(self, wire: Wire, sale_no: int) -> None:
+        self.wire = wire
+        self.sale_no = sale_no
+        self.slot = 0
+
+
+class LiveStream:
+    """One operator's stream of figures."""
+
+    __slots__ = ("sale_no", "slot", "wire")
+
+    def __init__(self, wire: Wire, sale_no: int) -> None:
+        self.wire = wire
+        self.sale_no = sale_no
+        self.slot = 0
+
+
+Stream = TicketStream | LineStream | LiveStream
+S = TypeVar("S", TicketStream, LineStream, LiveStream, Stream)
+
+
+class Streams:
+    """Every event stream of this process. `tick` (every 50 ms) writes what memory knows, `tell` (every 20 ms) asks
+    Redis for those of whom there is news. Neither waits for any client."""
+
+    def __init__(
+        self,
+        teller: Teller,
+        feed: Feed,
+        presence: Presence,
+        limits: StreamLimits,
+        *,
+        rng: random.Random | None = None,
+        clock_ms: Callable[[], int] = lambda: time.monotonic_ns() // 1_000_000,
+    ) -> None:
+        self._teller = teller
+        self._feed = feed
+        self._presence = presence
+        self._limits = limits
+        self._rng = rng or random.Random()
+        self._clock_ms = clock_ms
+        self._slots: list[dict[Stream, None]] = [{} for _ in range(SLOTS)]
+        self._slot_next = 0
+        self._served_to = self._clock_ms() // SLOT_MS
+        self._swept_ms = 0
+        self._by_ticket: dict[tuple[int, int], list[TicketStream]] = {}
+        self._on_line: defaultdict[int, dict[LineStream, None]] = defaultdict(dict)
+        self._live: defaultdict[int, dict[LiveStream, None]] = defaultdict(dict)
+        self._line_orders: dict[int, tuple[int, int]] = {}
+        self._owners: Counter[str] = Counter()
+        self._to_tell: dict[TicketStream, None] = {}
+        self._lines_to_tell: dict[int, None] = {}
+        self._is_closing = False
+        feed.listen(self._notice)
+
+    @property
+    def open_count(self) -> int:
+        """Streams of every kind."""
+        return self._owners.total()
+
+    async def serve_ticket(
+        self, request: web.Request, facts: TicketFacts, buyer: str, on_end: Callable[[], Awaitable[None]]
+    ) -> web.StreamResponse:
+        """A holder's stream, until its last event or until the client goes. `on_end` is awaited after the last event.
+
+        204 when there is nothing more to tell. Raises StreamsExhausted, and what telling raises.
+        """
+        owner = f"buyer {buyer}"
+        self._require_room(owner, self._limits.person_max)
+        line = self._feed.line_of(facts.sale_no)
+        told = self._teller.from_memory(line, facts) or await self._teller.tell(facts, buyer)
+        if told.is_final:
+            return web.Response(status=204)
+        frame = line.shown(self._feed.now_ms())
+        is_known = request.headers.get("Last-Event-ID") == _id(frame)
+        first = [self._retry(), event("ticket", told.doc, _id(frame))]
+        if not is_known:
+            first.append(event("line", frame.doc, _id(frame)))
+            first.extend([_message(frame)] if frame.document.message is not None else [])
+        response, wire = await self._open(request, owner, b"".join(first))
+        if wire is None:
+            return response
+        stream = TicketStream(wire, facts, buyer, told, frame)
+        self._place(stream)
+        self._by_ticket.setdefault((facts.sale_no, facts.place), []).append(stream)
+        if self._teller.from_memory(line, facts) is None:
+            # News may have come while the stream was being opened.
+            self._to_tell[stream] = None
+        try:
+            await wire.ended
+        finally:
+            self._forget_ticket(stream)
+        if stream.told.is_final:
+            await on_end()
+        return await _end(response, wire)
+
+    async def serve_line(self, request: web.Request, line: KnownLine, address: str | None) -> web.StreamResponse:
+        """A line's documents as they come, to anyone. `address` None: not counted. 204 when the sale has ended."""
+        owner = f"address {address or ''}"
+        self._require_room(owner, self._limits.address_max if address is not None else self._limits.process_max)
+        frame = line.shown(self._feed.now_ms())
+        if frame.document.state == "ended":
+            return web.Response(status=204)
+        is_known = request.headers.get("Last-Event-ID") == _id(frame)
+        first = self._retry() + (COMMENT if is_known else event("line", frame.doc, _id(frame)))
+        response, wire = await self._open(request, owner, first)
+        if wire is None:
+            return response
+        stream = LineStream(wire, line.sale.no)
+        self._place(stream)
+        self._on_line[line.sale.no][stream] = None
+        self._line_orders.setdefault(line.sale.no, frame.order)
+        try:
+            await wire.ended
+        finally:
+            self._slots[stream.slot].pop(stream, None)
+            self._on_line[line.sale.no].pop(stream, None)
+            self._release(owner)
+        return await _end(response, wire)
+
+    async def serve_live(self, request: web.Request, line: KnownLine, operator: str) -> web.StreamResponse:
+        """Operators' figures of a sale, as `publish_live` gives them."""
+        owner = f"operator {operator}"
+        self._require_room(owner, self._limits.person_max)
+        response, wire = await self._open(request, owner, self._retry())
+        if wire is None:
+            return response
+        stream = LiveStream(wire, line.sale.no)
+        self._place(stream)
+        self._live[line.sale.no][stream] = None
+        try:
+            await wire.ended
+        finally:
+            self._slots[stream.slot].pop(stream, None)
+            del self._live[line.sale.no][stream]
+            self._release(owner)
+        return await _end(response, wire)
+
+    def watched_live(self) -> tuple[int, ...]:
+        """Numbers of the sales whose figures somebody watches."""
+        return tuple(sale_no for sale_no, streams in self._live.items() if streams)
+
+    async def publish_live(self, sale_no: int, figures: bytes, event_id: str) -> int:
+        """Write a sale's figures to those who watch; answers to how many."""
+        plain = event("live", figures, event_id)
+        chunked = chunk(plain)
+
+        def publish(stream: LiveStream, now_ms: int) -> bool:
+            return stream.wire.write(plain, chunked, now_ms)
+
+        return await self._in_slices(tuple(self._live[sale_no]), publish, self._clock_ms())
+
+    async def tick(self) -> StreamTick:
+        """Serve the slots that are due, pass new documents on, and look after connections that have gone."""
+        now_ms = self._clock_ms()
+        written = dropped = 0
+        for sale_no in tuple(self._lines_to_tell):
+            del self._lines_to_tell[sale_no]
+            written += await self._in_slices(self._of_line(sale_no), self._refresh, now_ms)
+        for sale_no in tuple(self._on_line):
+            written += await self._pass_on(sale_no, now_ms)
+        due = now_ms // SLOT_MS
+        for slot in range(max(self._served_to, due - SLOTS) + 1, due + 1):
+            written += await self._in_slices(tuple(self._slots[slot % SLOTS]), self._serve, now_ms)
+        self._served_to = due
+        if now_ms - self._swept_ms >= 1_000:
+            self._swept_ms = now_ms
+            dropped = await self._sweep()
+        return StreamTick(written, dropped)
+
+    async def tell(self) -> TellTick:
+        """Ask Redis how the tickets stand of which there was news, and tell their holders: for the admitted this takes
+        the turn, so nobody is asked for whose connection is in doubt."""
+        batch = list(islice(self._to_tell, ASKED_MAX))
+        for stream in batch:
+            del self._to_tell[stream]
+        live = [stream for stream in batch if stream.wire.is_live and not stream.wire.ended.done()]
+        results = await asyncio.gather(*map(self._tell_one, live), return_exceptions=True)
+        failures = [result for result in results if isinstance(result, BaseException)]
+        unforeseen = [error for error in failures if not isinstance(error, FORESEEN)]
+        if unforeseen:
+            raise unforeseen[0]
+        return TellTick(len(live) - len(failures), len(failures), more=bool(self._to_tell))
+
+    async def close(self) -> None:
+        """End every stream so that its client comes back, not all of them at once."""
+        self._is_closing = True
+        now_ms = self._clock_ms()
+        for stream in tuple(self._all()):
+            retry = self._retry()
+            stream.wire.write(retry, chunk(retry), now_ms)
+            stream.wire.finish()
+        await asyncio.sleep(0)
+
+    # --- opening and ending
+
+    def _require_room(self, owner: str, owner_max: int) -> None:
+        if self._is_closing or self.open_count >= self._limits.process_max or self._owners[owner] >= owner_max:
+            raise StreamsExhausted
+
+    async def _open(self, request: web.Request, owner: str, first: bytes) -> tuple[web.StreamResponse, Wire | None]:
+        """Begin the answer. Without a wire there is nothing to keep: HEAD, or a client that has gone already."""
+        if request.method == "HEAD":
+            return web.Response(headers=HEADERS), None
+        # Counted before anything is awaited: a thousand that open at once must not all find room.
+        self._owners[owner] += 1
+        try:
+            response = web.StreamResponse(headers=HEADERS)
+            await response.prepare(request)
+            await response.write(first)
+            transport = request.transport
+            if transport is None:
+                raise ConnectionResetError
+        except BaseException:
+            self._release(owner)
+            raise
+        is_chunked = request.version >= HttpVersion11
+        return response, Wire(transport, owner, is_chunked=is_chunked, now_ms=self._clock_ms())
+
+    def _place(self, stream: Stream) -> None:
+        """Give it the next slot: slots fill evenly, whenever streams come."""
+        stream.slot = self._slot_next
+        self._slot_next = (self._slot_next + 1) % SLOTS
+        self._slots[stream.slot][stream] = None
+
+    def _release(self, owner: str) -> None:
+        self._owners[owner] -= 1
+        if self._owners[owner] <= 0:
+            del self._owners[owner]
+
+    def _forget_ticket(self, stream: TicketStream) -> None:
+        self._slots[stream.slot].pop(stream, None)
+        self._to_tell.pop(stream, None)
+        key = (stream.facts.sale_no, stream.facts.place)
+        others = self._by_ticket[key]
+        others.remove(stream)
+        if not others:
+            del self._by_ticket[key]
+        self._release(stream.wire.owner)
+
+    def _retry(self) -> bytes:
+        spread_ms = min(RETRY_SPREAD_MAX_MS, max(RETRY_FIRST_MS, self.open_count))
+        return b"retry: %d\n\n" % (RETRY_FIRST_MS + self._rng.randrange(spread_ms))
+
+    # --- news
+
+    def _notice(self, line: KnownLine, places: Places | None) -> None:
+        """The feed's news: these tickets may have changed, or (None) every ticket of the line."""
+        sale_no = line.sale.no
+        if places is None:
+            self._lines_to_tell[sale_no] = None
+            return
+        for place in places:
+            for stream in self._by_ticket.get((sale_no, place), ()):
+                self._to_tell[stream] = None
+
+    async def _tell_one(self, stream: TicketStream) -> None:
+        stream.asked_ms = self._clock_ms()
+        try:
+            told = await self._teller.tell(stream.facts, stream.buyer)
+        except TicketUnknown:
+            told = Told(TicketState.CLOSED, b"")
+        self._write_ticket(stream, told, self._clock_ms())
+
+    # --- writing
+
+    def _refresh(self, stream: Stream, now_ms: int) -> bool:
+        """Something that everyone should hear has changed: say it from memory, or find out first."""
+        if not isinstance(stream, TicketStream):
+            return False
+        line = self._feed.line_of(stream.facts.sale_no)
+        told = self._teller.from_memory(line, stream.facts)
+        if told is None:
+            self._to_tell[stream] = None
+            return False
+        return self._write_ticket(stream, told, now_ms)
+
+    def _serve(self, stream: Stream, now_ms: int) -> bool:
+        """A stream's turn in its slot."""
+        if not stream.wire.is_moving(now_ms):
+            return False
+        if not isinstance(stream, TicketStream):
+            return now_ms - stream.wire.wrote_ms >= SILENCE_MS and stream.wire.write(COMMENT, chunk(COMMENT), now_ms)
+        line = self._feed.line_of(stream.facts.sale_no)
+        told = self._teller.from_memory(line, stream.facts)
+        if told is None and self._is_settled(stream, now_ms):
+            told = stream.told
+        if told is None:
+            self._to_tell[stream] = None
+            return False
+        if told.state in WAITS and stream.wire.is_acknowledged():
+            self._presence.sign(line, stream.facts.place)
+        return self._write_ticket(stream, told, now_ms)
+
+    def _is_settled(self, stream: TicketStream, now_ms: int) -> bool:
+        """Admitted, told so, and asked about lately: only news changes that."""
+        return stream.told.state is TicketState.ADMITTED and now_ms - stream.asked_ms < ASK_AGAIN_MS
+
+    def _write_ticket(self, stream: TicketStream, told: Told, now_ms: int) -> bool:
+        if stream.wire.ended.done():
+            return False
+        frame = self._feed.line_of(stream.facts.sale_no).shown(self._feed.now_ms())
+        event_id = _id(frame)
+        events = [event("ticket", told.doc, event_id)] if told.doc else []
+        stream.told = told
+        if frame.document.message != stream.message:
+            stream.message = frame.document.message
+            events.append(_message(frame))
+        if frame.order != stream.order and now_ms - stream.framed_ms >= LINE_EVERY_MS:
+            stream.order, stream.framed_ms = frame.order, now_ms
+            events.append(event("line", frame.doc, event_id))
+        if told.is_final:
+            events.append(event("closed", _encode({"ticket": stream.facts.ticket, "state": told.state}), event_id))
+        payload = b"".join(events)
+        is_written = stream.wire.write(payload, chunk(payload), now_ms)
+        if told.is_final:
+            stream.wire.finish()
+        return is_written
+
+    async def _pass_on(self, sale_no: int, now_ms: int) -> int:
+        """A line's newest document to its public streams; its last one ends them."""
+        streams = self._on_line[sale_no]
+        if not streams:
+            del self._on_line[sale_no]
+            self._line_orders.pop(sale_no, None)
+            return 0
+        frame = self._feed.line_of(sale_no).shown(self._feed.now_ms())
+        if frame.order == self._line_orders.get(sale_no):
+            return 0
+        self._line_orders[sale_no] = frame.order
+        plain = event("line", frame.doc, _id(frame))
+        chunked = chunk(plain)
+        is_last = frame.document.state == "ended"
+
+        def pass_on(stream: LineStream, now_ms: int) -> bool:
+            is_written = stream.wire.write(plain, chunked, now_ms)
+            if is_last:
+                stream.wire.finish()
+            return is_written
+
+        return await self._in_slices(tuple(streams), pass_on, now_ms)
+
+    async def _in_slices(self, streams: Sequence[S], serve: Callable[[S, int], bool], now_ms: int) -> int:
+        written = 0
+        for start in range(0, len(streams), SLICE):
+            if start:
+                await asyncio.sleep(0)
+            for stream in streams[start : start + SLICE]:
+                if not stream.wire.ended.done():
+                    written += serve(stream, now_ms)
+        return written
+
+    async def _sweep(self) -> int:
+        """Wake the handlers of connections that have gone."""
+        dropped = 0
+        streams = tuple(self._all())
+        for start in range(0, len(streams), 10 * SLICE):
+            await asyncio.sleep(0)
+            for stream in streams[start : start + 10 * SLICE]:
+                if stream.wire.is_closing and not stream.wire.ended.done():
+                    stream.wire.finish()
+                    dropped += 1
+        return dropped
+
+    def _all(self) -> Iterator[Stream]:
+        return (stream for slot in self._slots for stream in slot)
+
+    def _of_line(self, sale_no: int) -> tuple[Stream, ...]:
+        return tuple(s for s in self._all() if isinstance(s, TicketStream) and s.facts.sale_no == sale_no)
+
+
+async def _end(response: web.StreamResponse, wire: Wire) -> web.StreamResponse:
+    if not wire.is_closing:
+        await response.write_eof()
+    return response
+
+
+def _id(frame: Frame) -> str:
+    epoch, seq = frame.order
+    return f"{epoch}-{seq}"
+
+
+def _message(frame: Frame) -> bytes:
+    return event("message", _encode(frame.document.message), _id(frame))
