@@ -113,7 +113,7 @@ class Child:
             if self._stopping.is_set():
                 return
             if not self._ready.is_set():
-                raise ChildFailed(f"{self.name} {why}: {last_line(self._log)}")
+                raise ChildFailed(f"{self.name} {why}")
             pause_s = PAUSE_FIRST_S if clock() - started_at >= STEADY_S else pause_s
             self._restarts += 1
             self._set(state="restarting")
@@ -136,7 +136,9 @@ class Child:
         code = await self._process.wait()
         watching.cancel()
         self.kill()
-        return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+        if code < 0:
+            return f"was killed by {signal.Signals(-code).name}"
+        return f"ended with code {code}" + (f" ({last_line(self._log)})" if code else "")
 
     async def _spawn(self, start: Start) -> None:
         self._stop_signal = start.stop_signal

@@ -14,7 +14,7 @@ import click
 from onsale.auth.roles import Role
 from onsale.server import running
 from onsale.server.config import Settings, environment
-from onsale.server.quantities import Duration, Rate
+from onsale.server.quantities import Duration
 from onsale.server.terminal import (
     chosen_data_dir,
     echo_json,

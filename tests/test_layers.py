@@ -1,9 +1,9 @@
 """The house rules of imports: they point down only, and each outside library is used where it belongs.
 
-    server
-    queue  checkout  catalog      queue and checkout never import each other; both may read what a sale is
-    auth
-    lua  migrations  web
+server
+queue  checkout  catalog      queue and checkout never import each other; both may read what a sale is
+auth
+lua  migrations  web
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ STOREY = {"server": 3, "queue": 2, "checkout": 2, "catalog": 2, "auth": 1, "lua"
 WHAT_A_SALE_IS = {"onsale.catalog.sales", "onsale.catalog.errors", "onsale.catalog.states", "onsale.catalog.schedule"}
 FILES = sorted(path.relative_to(ROOT) for room in STOREY for path in (ROOT / room).rglob("*.py"))
 
-AIOHTTP = re.compile(r"server/.*|\w+/handlers\.py|queue/stream\.py|auth/(middleware|requests)\.py|checkout/providers/.*")
+AIOHTTP = re.compile(
+    r"server/.*|\w+/handlers\.py|queue/stream\.py|auth/(middleware|requests)\.py|checkout/providers/.*"
+)
 # The scripts, the feeds, and the one port to Redis of each side.
 REDIS = re.compile(r"server/.*|lua/.*|queue/(feed|line)\.py|checkout/(inventory|record/\w+)\.py")
 # Besides modules with statements of their own: those of the record, which pass connections to each other.

@@ -68,7 +68,9 @@ def test_requirements_are_pinned_with_hashes(file: str) -> None:
     text = (ROOT / "requirements" / f"{file}.txt").read_text(encoding="utf-8")
     blocks = re.split(r"\n(?=\S)", "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#")))
 
-    assert all(re.match(r"[\w.-]+(\[[\w,-]+\])?==\S+", block) and "--hash=sha256:" in block for block in blocks if block)
+    assert all(
+        re.match(r"[\w.-]+(\[[\w,-]+\])?==\S+", block) and "--hash=sha256:" in block for block in blocks if block
+    )
     assert "://" not in text
     assert "--index-url" not in text
 
