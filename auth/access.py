@@ -8,6 +8,7 @@ comparison with the clock and one with the revoked sessions.
 from __future__ import annotations
 
 import json
+from collections.abc import Container
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
@@ -18,7 +19,6 @@ from jwt.utils import base64url_encode
 from onsale.auth.errors import Unauthenticated
 from onsale.auth.identity import Identity
 from onsale.auth.keys import Keyring
-from onsale.auth.revocations import Revocations
 from onsale.auth.roles import Role
 
 # 10 minutes: what a process that never hears of a revocation could be fooled for; refreshing costs one round trip.
@@ -40,14 +40,14 @@ class _Verified:
 
 
 class AccessTokens:
-    """Mints and verifies. `revocations` is this process's knowledge of sessions that were ended."""
+    """Mints and verifies. `revoked` is what this process knows of sessions that were ended (`Revocations`)."""
 
-    def __init__(self, keyring: Keyring, issuer: str, revocations: Revocations) -> None:
+    def __init__(self, keyring: Keyring, issuer: str, revoked: Container[str]) -> None:
         keys = keyring.derive("access")
         self._issuer = issuer
         self._current = keys[0]
         self._key_of_header = {_header_text(key.kid): key.secret for key in keys}
-        self._revocations = revocations
+        self._revoked = revoked
         self._read_cached = lru_cache(maxsize=_CACHE_MAX)(self._read)
 
     def mint(
@@ -70,7 +70,7 @@ class AccessTokens:
     def verify(self, token: str, now_ms: int, via: Literal["bearer", "cookie"] = "bearer") -> Identity:
         """Who a token speaks for. Unauthenticated when it is not ours, has expired, or its session was ended."""
         seen = self._read_cached(token)
-        if seen.exp_ms <= now_ms or seen.by_bearer.session in self._revocations:
+        if seen.exp_ms <= now_ms or seen.by_bearer.session in self._revoked:
             raise Unauthenticated
         return seen.by_cookie if via == "cookie" else seen.by_bearer
 

@@ -191,6 +191,8 @@ def _require_json(raw: bytes) -> None:
     # A typed decoder stops at the first wrong value; what is not JSON further on is the graver fault.
     try:
         msgspec.json.decode(raw)
+    except msgspec.ValidationError:
+        return  # JSON, with a number that no float holds
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedJSON from error
 

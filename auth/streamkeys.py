@@ -11,6 +11,7 @@ from __future__ import annotations
 import hmac
 import os
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Container
 from hashlib import blake2b
 
 import msgspec
@@ -19,7 +20,6 @@ from onsale.auth.errors import Unauthenticated
 from onsale.auth.identifiers import from_text, to_text
 from onsale.auth.identity import Identity
 from onsale.auth.keys import Key, Keyring
-from onsale.auth.revocations import Revocations
 from onsale.auth.roles import Role
 from onsale.lua import Script
 from onsale.lua.keys import stream_key
@@ -54,11 +54,11 @@ _decoder = msgspec.msgpack.Decoder(_Claims)
 
 
 class StreamKeys:
-    """Makes and opens stream keys. `open_script`, `end_script`: `stream_key_open`, `stream_key_end`."""
+    """Makes and opens stream keys. The scripts are `stream_key_open` and `stream_key_end`, on the line's Redis."""
 
-    def __init__(self, keyring: Keyring, revocations: Revocations, open_script: Script, end_script: Script) -> None:
+    def __init__(self, keyring: Keyring, revoked: Container[str], open_script: Script, end_script: Script) -> None:
         self._keys = keyring.derive("stream key")
-        self._revocations = revocations
+        self._revoked = revoked
         self._open_script = open_script
         self._end_script = end_script
 
@@ -83,7 +83,7 @@ class StreamKeys:
         StreamEnded: `ended` was called for it.
         """
         claims = self._read(key)
-        if claims.session in self._revocations:
+        if claims.session in self._revoked:
             raise Unauthenticated
         is_fresh = now_ms - claims.issued_ms < STREAM_KEY_TTL_S * 1000
         reply = await self._open_script([_redis_key(key)], [path, int(is_fresh), _OPENED_TTL_MS])

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import argon2
 import asyncpg
 import pytest
-from aiohttp import web
+from aiohttp import DummyCookieJar, web
 from aiohttp.test_utils import TestClient
 from redis.asyncio import Redis
 
@@ -46,12 +45,12 @@ from onsale.lua import Script
 from onsale.server.problems import problem_response
 
 ISSUER = "https://shop.example"
-NOW_MS = 1_790_000_000_000
 EMAIL = "Mina.Kim@Example.com"
 PASSWORD = "버터 쿠키 seven boats"
 # Cheap on purpose: what is under test is who may in, not how long a hash takes.
 PASSWORD_HASH = argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash(PASSWORD)
 
+MakeAccount = Callable[..., Awaitable[Account]]
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -110,27 +109,30 @@ def stream_keys(keyring: Keyring, revocations: Revocations, line_redis: Redis) -
 
 
 @pytest.fixture
-async def mina(database: asyncpg.Pool, keyring: Keyring) -> Account:
+async def mina(make_account: MakeAccount) -> Account:
     """A verified customer with EMAIL and PASSWORD."""
-    return await insert_account(database, keyring, EMAIL)
+    return await make_account(EMAIL)
 
 
-async def insert_account(
-    pool: asyncpg.Pool, keyring: Keyring, email: str, role: Role = Role.CUSTOMER, *, is_verified: bool = True
-) -> Account:
-    """An account with PASSWORD, without the second that a real hash takes."""
-    account = new_id()
-    await pool.execute(
-        "INSERT INTO accounts (id, role, email, email_hash, password_hash, verified_at)"
-        " VALUES ($1, $2, $3, $4, $5, CASE WHEN $6 THEN now() END)",
-        account,
-        role.value,
-        Sealer(keyring).seal(normal_email(email).encode(), f"accounts.email:{account}"),
-        BlindIndex(keyring, "accounts.email").of(normal_email(email)),
-        PASSWORD_HASH,
-        is_verified,
-    )
-    return Account(account, role, is_verified)
+@pytest.fixture
+def make_account(database: asyncpg.Pool, keyring: Keyring) -> MakeAccount:
+    """Makes an account with PASSWORD, in a role, verified or not."""
+
+    async def make(email: str, role: Role = Role.CUSTOMER, is_verified: bool = True) -> Account:
+        account = new_id()
+        await database.execute(
+            "INSERT INTO accounts (id, role, email, email_hash, password_hash, verified_at)"
+            " VALUES ($1, $2, $3, $4, $5, CASE WHEN $6 THEN now() END)",
+            account,
+            role.value,
+            Sealer(keyring).seal(normal_email(email).encode(), f"accounts.email:{account}"),
+            BlindIndex(keyring, "accounts.email").of(normal_email(email)),
+            PASSWORD_HASH,
+            is_verified,
+        )
+        return Account(account, role, is_verified)
+
+    return make
 
 
 @pytest.fixture
@@ -175,8 +177,6 @@ def app(
 @pytest.fixture
 async def client(aiohttp_client: Callable[..., Awaitable[TestClient]], app: web.Application) -> TestClient:
     """A client without a cookie jar: a test sends the cookies that it means to send."""
-    from aiohttp import DummyCookieJar
-
     return await aiohttp_client(app, cookie_jar=DummyCookieJar())
 
 
@@ -214,7 +214,3 @@ async def _ticket_door(request: web.Request) -> web.Response:
 async def _stream_door(request: web.Request) -> web.Response:
     found = await holder(request, request.match_info["ticket"], is_stream=True)
     return reply(200, {"account": found.account, "via": found.via})
-
-
-def now_ms() -> int:
-    return time.time_ns() // 1_000_000

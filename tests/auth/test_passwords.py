@@ -1,0 +1,148 @@
+"""Passwords: one worker of the lowest priority, a bounded queue, and nothing to be told from time."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import statistics
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from onsale.auth.errors import TooManyRequests
+from onsale.auth.hasher import DUMMY_HASH, Question, answer
+from onsale.auth.passwords import PasswordHasher
+
+
+async def test_a_password_is_verified_by_its_hash(passwords: PasswordHasher) -> None:
+    """argon2id with 19 MiB, two passes and one lane; another password is not it."""
+    stored = await passwords.hash("버터 쿠키")
+
+    assert stored.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
+    assert await passwords.verify(stored, "버터 쿠키")
+    assert not await passwords.verify(stored, "버터 쿠기")
+    assert stored != await passwords.hash("버터 쿠키")
+
+
+@pytest.mark.parametrize("stored", [None, "", "nonsense", DUMMY_HASH])
+async def test_without_a_hash_no_password_is_right(passwords: PasswordHasher, stored: str | None) -> None:
+    """No account, no password, a broken row: False, and no error to tell them apart."""
+    assert not await passwords.verify(stored, "anything")
+
+
+async def test_passwords_of_any_content_are_hashed(passwords: PasswordHasher) -> None:
+    """Line ends, quotes, control characters and a thousand letters are a password like any other."""
+    for password in ("a\nb\r\n", '"\\', "\x01\x7f\u2028", "길" * 1024):
+        assert await passwords.verify(await passwords.hash(password), password)
+
+
+async def test_the_dummy_hash_has_the_real_parameters(passwords: PasswordHasher) -> None:
+    """Verifying it is the same work."""
+    real = await passwords.hash("x")
+
+    assert real.split("$")[1:4] == DUMMY_HASH.split("$")[1:4]
+    assert [len(part) for part in real.split("$")] == [len(part) for part in DUMMY_HASH.split("$")]
+
+
+def test_an_unknown_account_costs_the_same() -> None:
+    """CPU time of a wrong password and of no account, interleaved: Welch's |t| under 4.5."""
+    stored = answer(Question(0, "hash", "right")).hash
+    took: dict[str, list[float]] = {stored: [], DUMMY_HASH: []}
+    for number in range(25):
+        for each in (stored, DUMMY_HASH) if number % 2 else (DUMMY_HASH, stored):
+            started = time.process_time()
+            answer(Question(number, "verify", "wrong", each))
+            took[each].append(time.process_time() - started)
+    one, other = took.values()
+    spread = (statistics.variance(one) / len(one) + statistics.variance(other) / len(other)) ** 0.5
+
+    assert 4.5 > abs(statistics.mean(one) - statistics.mean(other)) / max(spread, 1e-4)
+
+
+async def test_no_account_is_asked_of_the_worker_too(passwords: PasswordHasher) -> None:
+    """None takes the whole way through argon2: the worker's CPU time says so."""
+    await passwords.verify(None, "first")
+    worker = psutil.Process(passwords.worker_pid)
+    before = worker.cpu_times().user + worker.cpu_times().system
+    for _ in range(10):
+        await passwords.verify(None, "x")
+    took = worker.cpu_times().user + worker.cpu_times().system - before
+
+    # Ten hashes of some 17 ms; a kernel counts in hundredths.
+    assert took >= 0.05
+
+
+async def test_the_worker_has_the_lowest_priority_and_no_secret(
+    passwords: PasswordHasher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It yields to everything else, and no setting of ours is in its environment."""
+    monkeypatch.setenv("ONSALE_SECRET_KEYS", "canary")
+    await passwords.verify(None, "x")
+
+    assert 19 == os.getpriority(os.PRIO_PROCESS, passwords.worker_pid or 0)
+    assert b"canary" not in Path(f"/proc/{passwords.worker_pid}/environ").read_bytes()
+
+
+async def test_the_worker_holds_no_socket_of_ours(passwords: PasswordHasher) -> None:
+    """A listening socket that it kept would take connections that nobody answers."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        await passwords.verify(None, "x")
+
+        assert [] == psutil.Process(passwords.worker_pid).net_connections()
+
+
+async def test_a_dead_worker_is_started_again(passwords: PasswordHasher) -> None:
+    """Killed while idle or while hashing: its callers get their answer from the next one."""
+    stored = await passwords.hash("x")
+    pid = passwords.worker_pid
+    os.kill(pid or 0, signal.SIGKILL)
+    assert await passwords.verify(stored, "x")
+
+    asking = asyncio.ensure_future(passwords.verify(stored, "x"))
+    await asyncio.sleep(0)
+    os.kill(passwords.worker_pid or 0, signal.SIGKILL)
+    assert await asking
+    assert pid != passwords.worker_pid
+
+
+async def test_a_caller_that_goes_away_leaves_the_answers_in_order(passwords: PasswordHasher) -> None:
+    """The answer to a cancelled question is nobody's."""
+    stored = await passwords.hash("x")
+    leaving = [asyncio.ensure_future(passwords.verify(stored, "x")) for _ in range(3)]
+    await asyncio.sleep(0)
+    for asking in leaving:
+        asking.cancel()
+    await asyncio.gather(*leaving, return_exceptions=True)
+
+    assert [False, True, False] == [await passwords.verify(stored, each) for each in ("y", "x", "z")]
+
+
+async def test_the_queue_is_bounded() -> None:
+    """Whoever comes when it is full is told to come back, at once; who waits is served."""
+    passwords = PasswordHasher(waiting_max=3)
+    answers = await asyncio.gather(*(passwords.verify(None, "x") for _ in range(10)), return_exceptions=True)
+    refused = [each for each in answers if isinstance(each, TooManyRequests)]
+
+    assert [False] * 3 == answers[:3]
+    assert 7 == len(refused)
+    assert refused[0].retry_after_s >= 1
+    assert not await passwords.verify(None, "x")
+    await passwords.close()
+
+
+async def test_the_worker_ends_with_its_parent(passwords: PasswordHasher) -> None:
+    """When the pipe closes, as it does when the parent is killed, nothing is left behind."""
+    await passwords.verify(None, "x")
+    worker = psutil.Process(passwords.worker_pid)
+    process = passwords._worker
+    assert process is not None and process.stdin is not None
+    process.stdin.close()
+
+    assert 0 == await asyncio.wait_for(process.wait(), 10)
+    assert not worker.is_running()
