@@ -43,7 +43,7 @@ from onsale.checkout.ports import Charge, ChargeState, PaymentProvider
 from onsale.checkout.record.events import AttemptDoc, ItemDoc, OrderDoc
 from onsale.checkout.record.watermark import RecordFeed, VerdictKind
 from onsale.checkout.schemas import PaymentRequest, ReserveRequest
-from onsale.checkout.settling import Claim, Settler, Shop
+from onsale.checkout.settling import Claim, Lease, Settler, Shop
 from onsale.checkout.states import OrderState
 from onsale.lua.keys import ShopKeys
 
@@ -64,8 +64,8 @@ class FlowPolicy:
     """How long a confirmation waits, how long one process may drive an attempt, and how many it may drive at once."""
 
     confirm_patience_ms: int = 5_000
-    # Three calls of a provider that is slow to answer.
-    drive_ms: int = 20_000
+    # Two calls of a provider that does not answer; then the completer, so that a dead process delays nobody for long.
+    drive_ms: int = 12_000
     # A call at its longest (1 s to connect, 5 s to answer): none is begun that could outlive the lease.
     call_ms: int = 6_500
     attempts_max: int = 4_000
@@ -83,22 +83,6 @@ class Confirmation:
     tries_before: int
     # What was asked to be paid with, where this request's own attempt is the one answered.
     payment: PaymentRequest | None = None
-
-
-class Lease:
-    """The time in which this process alone calls the provider for one attempt.
-
-    It began before the pin was sent; the record's `drive_until` counts from the later moment in which the claim was
-    recorded. So whoever is within this lease is within that one.
-    """
-
-    def __init__(self, policy: FlowPolicy) -> None:
-        self._end_s = time.monotonic() + (policy.drive_ms - policy.call_ms) / 1000
-
-    @property
-    def left_s(self) -> float:
-        """Seconds in which a call to the provider may still be begun."""
-        return self._end_s - time.monotonic()
 
 
 class Unanswered(Exception):
@@ -257,7 +241,7 @@ class CheckoutFlow:
 
     async def _attempt(self, claim: Claim, pin: Pin, token: str) -> Ending:
         """Drive one attempt to its end, or as far as the lease and the stores allow; never beyond what is true."""
-        lease = Lease(self._policy)
+        lease = Lease(self._policy.drive_ms, self._policy.call_ms)
         keys, pinned = await self._pin(claim.sale, pin)
         if pinned.is_replay:
             return Ending(
@@ -279,7 +263,7 @@ class CheckoutFlow:
             return claimed
         try:
             if verdict.kind is VerdictKind.REFUSED:
-                return await self._settler.refuse(claim.sale, pin.order, claim.attempt, claim.key, verdict.reason)
+                return await self._settler.refuse(claim, pinned.event_id, verdict.reason)
             charge = await self._charge(claim, pin.attempt.method, token, lease)
             ending = await self._settler.settle(claim, charge, self._policy.confirm_patience_ms)
             return replace(ending, created_ms=claimed.created_ms)

@@ -61,6 +61,7 @@ from onsale.lua.shop import (
 
 __all__ = [
     "Changed",
+    "Claiming",
     "Held",
     "Inventory",
     "ItemUnits",
@@ -152,6 +153,15 @@ class OrderView:
 
 
 @dataclass(frozen=True, slots=True)
+class Claiming:
+    """An order being paid: its open attempt and that attempt's `claimed` event."""
+
+    order: str
+    attempt: str
+    event_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class LapseTick:
     """Holds that expired in one go, and whether more are past their expiry."""
 
@@ -180,6 +190,8 @@ CLOSINGS_KEPT_MS = 3_600_000
 # Idempotency keys are promised for 24 hours.
 FORGET_AFTER_MS = 86_400_000
 FORGET_MAX = 500
+# Orders looked at in one step through them all: about a millisecond of Redis.
+SCAN_STEP = 500
 # Five verbs are batched: this many sales at once keep their batchers.
 BATCHERS_MAX = 5 * 256
 
@@ -298,6 +310,16 @@ class Inventory:
             reply, row = await self._scripts.stock_free(self._keys_of(sale))
         _must(reply)
         return {product.decode(): units for product, units in zip(row[::2], row[1::2], strict=True)}
+
+    async def claiming(self, keys: ShopKeys, cursor: str, older_ms: int) -> tuple[str, tuple[Claiming, ...]]:
+        """One step through the orders being paid for longer than `older_ms`: the next cursor ("0" = begin, and when it
+        comes back, the end) and what was met."""
+        with _store_errors():
+            reply, row = await self._scripts.claiming(keys, cursor, SCAN_STEP, older_ms)
+        _must(reply)
+        texts = [text.decode() for text in row]
+        found = zip(texts[1::3], texts[2::3], texts[3::3], strict=True)
+        return texts[0], tuple(Claiming(*one) for one in found)
 
     async def close_turns(self, sale: str, turns: Sequence[str], why: str) -> Sequence[int]:
         """End turns (`why`: expired, left, revoked). For each: 0 closed, its `turn_closed` event written once; or, for

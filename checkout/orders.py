@@ -142,9 +142,9 @@ class Orders:
         """The money is back; False when that was known."""
         return bool(await self._fetch(SQL.refund_close, refund))
 
-    async def settle_refusal(self, order: str) -> None:
-        """The units of the order's refused claim are where they belong."""
-        await self._fetch(SQL.refusal_settle, order)
+    async def settle_refusal(self, order: str, event_id: str) -> None:
+        """The units of a refused claim are where they belong."""
+        await self._fetch(SQL.refusal_settle, order, event_id)
 
     async def _page(self, query: str, owner: str, page: Page, other: str | None) -> list[OrderRow]:
         bounds = (page.after, page.state, other, _moment(page.from_ms), _moment(page.to_ms), page.limit + 1)

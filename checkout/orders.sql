@@ -77,4 +77,4 @@ RETURNING payments.id;
 
 -- refusal_settle --
 -- The units of a refused claim are where they belong.
-UPDATE refusals SET settled_at = now() WHERE order_id = $1 AND settled_at IS NULL;
+UPDATE refusals SET settled_at = now() WHERE order_id = $1 AND event_id = $2 AND settled_at IS NULL;

@@ -7,6 +7,7 @@ before it is given back.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -41,6 +42,23 @@ class Claim:
     attempt: str
     key: str
     provider: PaymentProvider
+
+
+class Lease:
+    """The time in which one process alone calls the provider for an attempt: `drive_ms` from now, less `call_ms` so that
+    no call is begun that could outlive it.
+
+    It is made before the record is asked for it, and the record's `drive_until` counts from a later moment: whoever is
+    within this lease is within that one.
+    """
+
+    def __init__(self, drive_ms: int, call_ms: int) -> None:
+        self._end_s = time.monotonic() + (drive_ms - call_ms) / 1000
+
+    @property
+    def left_s(self) -> float:
+        """Seconds in which a call may still be begun."""
+        return self._end_s - time.monotonic()
 
 
 class Shop:
@@ -93,12 +111,13 @@ class Settler:
             return await self._mismatched(claim, charge, patience_ms)
         return await self._captured(claim, charge, patience_ms)
 
-    async def refuse(self, sale: str, order: str, attempt: str, key: str, reason: str) -> Ending:
+    async def refuse(self, claim: Claim, event_id: str, reason: str) -> Ending:
         """The record refused the claim: put its units where they belong. When Redis is away the completer does it."""
+        order, attempt = claim.doc.order, claim.attempt
         with suppress(ShopRecovering, StoreUnavailable):
-            await self._shop.insist(sale, lambda keys: self._inventory.refuse(keys, order, attempt, reason))
-            await self._orders.settle_refusal(order)
-        return Ending(attempt, key, Outcome.REFUSED, reason, is_recorded=True)
+            await self._shop.insist(claim.sale, lambda keys: self._inventory.refuse(keys, order, attempt, reason))
+            await self._orders.settle_refusal(order, event_id)
+        return Ending(attempt, claim.key, Outcome.REFUSED, reason, is_recorded=True)
 
     async def give_back(self, provider: PaymentProvider, attempt: str, charge: Charge, reason: str) -> bool:
         """Return a capture that belongs to no sold claim; False = written down, and the completer goes on asking."""

@@ -183,6 +183,10 @@ class ShopScripts:
         """OK, product, free, product, free, …"""
         return _row(await self._call("stock_free", keys))
 
+    async def claiming(self, keys: ShopKeys, cursor: str, count: int, older_ms: int) -> Row:
+        """OK, next cursor, order, attempt, event_id, …"""
+        return _row(await self._call("claiming", keys, cursor, count, older_ms))
+
     async def close_turns(self, keys: ShopKeys, turns: Sequence[str], why: str) -> list[Row]:
         """OK, 0 closed or the time (ms) until which an open order keeps the turn."""
         return _rows(await self._call("close_turns", keys, why, _pack(turns)))
@@ -248,6 +252,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "order_look": ("meta", "orders", "docs"),
     "lapse": ("meta", "stock", "holds", "orders", "buyers", "turns", "ended", "holdings"),
     "figures": ("meta", "stock"),
+    "claiming": ("meta", "orders"),
     "stock_free": ("meta", "stock"),
     "close_turns": ("meta", "orders", "turns", "ended", "closings"),
     "closings": ("meta", "closings"),

@@ -1,0 +1,222 @@
+"""Finishes what a process left behind: one janitor for money, working from what Postgres knows.
+
+Open claims whose driver's time is over are driven on, by the same call with the same key: the provider answers an
+attempt it has made already, and "not found" is never taken for "not charged". Only an attempt that the provider has made
+void ends without an answer. Refunds are asked for until they are done; units of refused claims go where they belong;
+orders that Redis says are being paid, and of whose claim the record knows nothing, are let go.
+
+Any number of workers may tick at once: every piece of work is under a lease, or idempotent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+import structlog
+
+from onsale.auth.errors import StoreUnavailable
+from onsale.auth.sealing import SealBroken, Sealer
+from onsale.catalog.sales import SaleBook
+from onsale.checkout.backlog import Backlog, OpenAttempt, OpenRefund, OpenRefusal
+from onsale.checkout.errors import OrderStateConflict, ShopRecovering
+from onsale.checkout.flow import instrument_context, sale_of
+from onsale.checkout.idempotency import Outcome
+from onsale.checkout.inventory import Inventory
+from onsale.checkout.orders import Orders
+from onsale.checkout.ports import Charge, ChargeState, PaymentProvider
+from onsale.checkout.record.watermark import RecordFeed
+from onsale.checkout.settling import Claim, Lease, Settler, Shop
+
+log = structlog.get_logger()
+Work = TypeVar("Work")
+
+
+@dataclass(frozen=True, slots=True)
+class CompleterPolicy:
+    """How much one tick takes, and how long it has for it."""
+
+    batch_max: int = 50
+    # Three calls at their longest (the charge, the question, the void), and a recorded step.
+    drive_ms: int = 25_000
+    call_ms: int = 20_000
+    patience_ms: int = 2_000
+    # Between two tries of an attempt that the provider does not answer.
+    wait_ms: int = 2_000
+    # Longer than any provider we know leaves a card-holder at a password page; then the attempt is made void.
+    give_up_ms: int = 60_000
+    # The process that waited for a refusal puts its units back within this.
+    refusal_grace_ms: int = 2_000
+    # A claim is recorded within milliseconds, and no record that takes a minute is only slow.
+    stray_ms: int = 60_000
+
+
+@dataclass(frozen=True, slots=True)
+class CompleteTick:
+    """What one tick did. `unanswered`: attempts of which the provider still says nothing."""
+
+    attempts: int = 0
+    unanswered: int = 0
+    refunds: int = 0
+    refusals: int = 0
+    strays: int = 0
+    more: bool = False
+
+
+class Completer:
+    """One a worker. `backlog` names the worker as a driver."""
+
+    def __init__(
+        self,
+        *,
+        backlog: Backlog,
+        book: SaleBook,
+        inventory: Inventory,
+        feed: RecordFeed,
+        orders: Orders,
+        providers: Mapping[str, PaymentProvider],
+        sealer: Sealer,
+        policy: CompleterPolicy | None = None,
+    ) -> None:
+        self._backlog = backlog
+        self._book = book
+        self._inventory = inventory
+        self._orders = orders
+        self._providers = providers
+        self._sealer = sealer
+        self._policy = policy or CompleterPolicy()
+        self._shop = Shop(book)
+        self._settler = Settler(self._shop, inventory, feed, orders)
+        # Where the walk through each sale's orders stands.
+        self._cursors: dict[str, str] = {}
+
+    async def tick(self) -> CompleteTick:
+        """A bounded piece of each kind of work, money first."""
+        policy = self._policy
+        lease = Lease(policy.drive_ms, policy.call_ms)
+        attempts = await self._backlog.attempts(policy.drive_ms, policy.batch_max)
+        endings = await self._each(lambda attempt: self._attempt(attempt, lease), attempts)
+        refunds = await self._backlog.refunds(policy.drive_ms, policy.batch_max)
+        refunded = await self._each(self._refund, refunds)
+        refusals = await self._backlog.refusals(policy.refusal_grace_ms, policy.batch_max)
+        settled = await self._each(self._refusal, refusals)
+        strays = await self._each(self._strays, [sale.id for sale in self._book.all()])
+        return CompleteTick(
+            attempts=sum(endings),
+            unanswered=len(attempts) - sum(endings),
+            refunds=sum(refunded),
+            refusals=sum(settled),
+            strays=sum(strays),
+            more=policy.batch_max in (len(attempts), len(refunds), len(refusals)),
+        )
+
+    async def _each(self, work: Callable[[Work], Awaitable[int]], pieces: Iterable[Work]) -> list[int]:
+        return await asyncio.gather(*(self._guarded(work, piece) for piece in pieces))
+
+    async def _guarded(self, work: Callable[[Work], Awaitable[int]], piece: Work) -> int:
+        # One piece that cannot be finished now stops no other; its lease runs out, and it is tried again.
+        try:
+            return await work(piece)
+        except (ShopRecovering, StoreUnavailable):
+            return 0
+        except Exception:
+            log.exception("completer.stumbled", piece=_name(piece))
+            return 0
+
+    async def _attempt(self, open_attempt: OpenAttempt, lease: Lease) -> int:
+        """Drive one attempt on; 1 when it has ended."""
+        claim = await self._claim(open_attempt)
+        # A process that was stopped in between has no lease any more.
+        if lease.left_s <= 0:
+            return 0
+        charge = await self._charge(claim, open_attempt)
+        ending = await self._settler.settle(claim, charge, self._policy.patience_ms)
+        if ending.outcome is Outcome.OPEN:
+            await self._backlog.wait(open_attempt.attempt, self._policy.wait_ms)
+            return 0
+        log.info("attempt.completed", order=open_attempt.order, attempt=ending.attempt, outcome=ending.outcome)
+        return 1
+
+    async def _claim(self, open_attempt: OpenAttempt) -> Claim:
+        row = await self._orders.get(open_attempt.order)
+        assert row is not None, "an attempt has an order by its foreign key"
+        sale = sale_of(self._book, row.order)
+        provider = self._providers[open_attempt.provider]
+        return Claim(sale.id, row.doc(sale.limit_per_buyer), open_attempt.attempt, open_attempt.key, provider)
+
+    async def _charge(self, claim: Claim, open_attempt: OpenAttempt) -> Charge:
+        token = self._token(open_attempt)
+        charge = Charge(ChargeState.UNKNOWN)
+        if token is not None:
+            charge = await claim.provider.charge(
+                attempt=claim.attempt,
+                order=claim.doc.order,
+                amount=claim.doc.amount,
+                currency=claim.doc.currency,
+                method=open_attempt.method,
+                token=token,
+            )
+        if charge.state is ChargeState.UNKNOWN:
+            charge = await claim.provider.find(attempt=claim.attempt)
+        is_given_up = token is None or open_attempt.age_ms > self._policy.give_up_ms
+        if charge.state is ChargeState.UNKNOWN and is_given_up:
+            charge = await claim.provider.void(attempt=claim.attempt)
+        return charge
+
+    def _token(self, open_attempt: OpenAttempt) -> str | None:
+        """What to pay with; None when it cannot be read any more: the attempt can then only be found or made void."""
+        if open_attempt.instrument is None:
+            return None
+        try:
+            return self._sealer.open(open_attempt.instrument, instrument_context(open_attempt.attempt)).decode()
+        except SealBroken:
+            log.error("instrument.unreadable", attempt=open_attempt.attempt)
+            return None
+
+    async def _refund(self, refund: OpenRefund) -> int:
+        provider = self._providers[refund.provider]
+        is_done = await provider.refund(
+            attempt=refund.attempt, key=refund.refund, amount=refund.amount, currency=refund.currency
+        )
+        return int(is_done and await self._orders.close_refund(refund.refund))
+
+    async def _refusal(self, refusal: OpenRefusal) -> int:
+        # After a rebuild nothing is left to undo: it counted what the record has.
+        if refusal.epoch == self._shop.keys(refusal.sale).epoch:
+            await self._put_back(refusal)
+        await self._orders.settle_refusal(refusal.order, refusal.event_id)
+        return 1
+
+    async def _put_back(self, refusal: OpenRefusal) -> None:
+        view = await self._shop.ask(refusal.sale, lambda keys: self._inventory.look(keys, refusal.order))
+        events = {} if view is None else {attempt.event_id: attempt.attempt for attempt in view.attempts}
+        attempt = events.get(refusal.event_id)
+        if attempt is None:
+            return
+        try:
+            await self._shop.ask(
+                refusal.sale, lambda keys: self._inventory.refuse(keys, refusal.order, attempt, refusal.reason)
+            )
+        except OrderStateConflict:
+            # That attempt ended otherwise in Redis: the audit compares the two stores, a rebuild makes them one.
+            log.error("refusal.contradicted", order=refusal.order, attempt=attempt, reason=refusal.reason)
+
+    async def _strays(self, sale: str) -> int:
+        keys = self._shop.keys(sale)
+        cursor = self._cursors.get(sale, "0")
+        self._cursors[sale], claiming = await self._inventory.claiming(keys, cursor, self._policy.stray_ms)
+        if not claiming:
+            return 0
+        strays = await self._backlog.strays(keys, claiming)
+        for stray in strays:
+            log.error("claim.lost", order=stray.order, attempt=stray.attempt, event_id=stray.event_id)
+            await self._inventory.refuse(keys, stray.order, stray.attempt, "state")
+            await self._backlog.end_stray(stray.order)
+        return len(strays)
+
+
+def _name(piece: object) -> str:
+    """A piece of work without what is sealed in it."""
+    return piece if isinstance(piece, str) else str(getattr(piece, "order", getattr(piece, "refund", "")))
