@@ -12,7 +12,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from functools import cache
-from importlib import resources
+from importlib import import_module
+from pathlib import Path
 
 NAME_LINE = re.compile(r"^-- (\w+) --[ \t]*$", re.MULTILINE)
 
@@ -42,7 +43,14 @@ class Queries:
 def load_queries(package: str, file: str) -> Queries:
     """The named statements of `file` inside `package`. Raises SqlFileError when the file breaks the grammar."""
     where = f"{package}/{file}"
-    return Queries(where, parse(resources.files(package).joinpath(file).read_text(encoding="utf-8"), where))
+    return Queries(where, parse(_file(package, file).read_text(encoding="utf-8"), where))
+
+
+def _file(package: str, file: str) -> Path:
+    # Not importlib.resources: `onsale.queue` has no __init__.py, and an editable install puts a hook beside its folder
+    # that resources refuses.
+    folders = [Path(folder) for folder in import_module(package).__path__]
+    return next((folder / file for folder in folders if (folder / file).is_file()), folders[0] / file)
 
 
 def parse(text: str, where: str) -> dict[str, str]:
