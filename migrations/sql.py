@@ -66,6 +66,12 @@ def parse(text: str, where: str) -> dict[str, str]:
     return statements
 
 
+def _path(package: str, file: str) -> Path:
+    # Not importlib.resources: it cannot read a package without __init__.py (`onsale.queue`) that is installed editable.
+    places = import_module(package).__path__
+    return next((path for place in places if (path := Path(place, file)).is_file()), Path(places[0], file))
+
+
 def _one_statement(body: str, where: str) -> str:
     statement = _without_comments(body).removesuffix(";").rstrip()
     if not statement:

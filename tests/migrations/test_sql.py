@@ -28,6 +28,13 @@ def test_a_file_that_breaks_the_grammar(text: str, why: str) -> None:
         parse(text, "f.sql")
 
 
+def test_a_package_without_init() -> None:
+    """`onsale.queue` has no __init__.py; its statements are found all the same, and a missing file is named."""
+    assert list(load_queries("onsale.queue", "numbering.sql"))
+    with pytest.raises(FileNotFoundError, match=r"queue/none\.sql"):
+        load_queries("onsale.queue", "none.sql")
+
+
 def test_an_unknown_name() -> None:
     """Asking for a statement that is not there names the file."""
     queries = load_queries("onsale.migrations", "migrations.sql")
