@@ -6,6 +6,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
+# Lanes by their number in tickets; a number is never reused.
+LANES = ("general",)
+
+
 class TicketState(StrEnum):
     SCHEDULED = "scheduled"  # -> waiting when the sale opens (decided by the clock at the request)
     WAITING = "waiting"  # -> admitted by the Admitter; an absent ticket is a waiting one that gave no sign of life

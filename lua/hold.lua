@@ -1,0 +1,19 @@
+--[[ Hold the line still in one holder's name, or let that holder's hand go. Safe to repeat; nobody lifts another's hold.
+  KEYS[1] meta      hash     bucket
+  KEYS[2] policy    hash     rate_centi
+  KEYS[3] pauses    set      holders of the line
+  ARGV[1] holder    ARGV[2] is_held  1 or 0
+  Returns {0, changed} | {1} recovering | {22} corrupt ]]
+-- include: guard
+-- include: line
+-- include: bucket
+local meta, policy, pauses = KEYS[1], KEYS[2], KEYS[3]
+
+if not is_registered(meta) then return {RECOVERING} end
+if not are_types({[policy] = "hash", [pauses] = "set"}) then return {CORRUPT} end
+
+local now = clock_ms()
+local line = read_line(meta, pauses, now)
+-- Settled first: what had flowed until now is kept, and the time of the hold is not paid out afterwards.
+redis.call("HSET", meta, "bucket", bucket_level(meta, policy, line, now), "bucket_at_ms", now, "is_due", 1)
+return {OK, redis.call(ARGV[2] == "1" and "SADD" or "SREM", pauses, ARGV[1])}

@@ -1,0 +1,86 @@
+-- What the line's scripts share: its state by the clock, and how a ticket is packed and shown.
+local WAITING, ADMITTED, COMPLETED, EXPIRED, LEFT, SCHEDULED, CLOSED = 1, 2, 3, 4, 5, 6, 7
+local OK, RECOVERING, UNKNOWN, CORRUPT = 0, 1, 7, 22
+
+local NUMBERS = {
+  "epoch", "opens_at_ms", "closes_at_ms", "draining", "sold_out_ms", "tail", "ceiling", "quarter_ms",
+  "presence_valid_from_ms", "web_ms", "gather_until_ms"
+}
+
+-- A write can only hit a wrong type here, before anything was written: afterwards no call of a script can fail.
+local function are_types(kinds)
+  for key, kind in pairs(kinds) do
+    local found = redis.call("TYPE", key).ok
+    if found ~= "none" and found ~= kind then return false end
+  end
+  return true
+end
+
+-- The same answer for each item of a batch.
+local function answer_all(items, reply)
+  local answers = {}
+  for i = 1, #items do answers[i] = {reply} end
+  return answers
+end
+
+local function state_of(line, is_held, now)
+  if line.gather_until_ms > 0 then return "recovering" end
+  if now >= line.closes_at_ms then return "ended" end
+  if line.sold_out_ms > 0 then return "sold_out" end
+  if now < line.opens_at_ms then return "scheduled" end
+  if line.draining == 1 then return "draining" end
+  if is_held then return "paused" end
+  return "open"
+end
+
+-- Numbers of meta by name, with `state` as the clock and the holders have it now.
+local function read_line(meta, pauses, now)
+  local line, values = {}, redis.call("HMGET", meta, unpack(NUMBERS))
+  for i, name in ipairs(NUMBERS) do line[name] = tonumber(values[i]) or 0 end
+  line.is_held = redis.call("SCARD", pauses) > 0
+  line.state = state_of(line, line.is_held, now)
+  line.is_closed = line.state == "ended" or line.state == "sold_out"
+  return line
+end
+
+-- [state, buyer, joined_ms, lane, turns, misses, turn, admitted_ms, told_ms, pass_exp_ms, ended_ms], cut after the last
+-- value that says anything: a waiting ticket is its first three.
+local function pack_ticket(t)
+  local fields = {
+    t.state, t.buyer, t.joined_ms, t.lane, t.turns, t.misses, t.turn, t.admitted_ms, t.told_ms, t.pass_exp_ms, t.ended_ms
+  }
+  for i = 11, 4, -1 do
+    if fields[i] ~= 0 and fields[i] ~= "" then break end
+    fields[i] = nil
+  end
+  return cmsgpack.pack(fields)
+end
+
+-- nil where there is none, or where what is there cannot be read.
+local function unpack_ticket(packed)
+  if not packed then return nil end
+  local is_read, f = pcall(cmsgpack.unpack, packed)
+  if not is_read or type(f) ~= "table" or type(f[1]) ~= "number" then return nil end
+  return {
+    state = f[1], buyer = f[2], joined_ms = f[3], lane = f[4] or 0, turns = f[5] or 0, misses = f[6] or 0,
+    turn = f[7] or "", admitted_ms = f[8] or 0, told_ms = f[9] or 0, pass_exp_ms = f[10] or 0, ended_ms = f[11] or 0
+  }
+end
+
+local function is_living(t)
+  return t.state == WAITING or t.state == ADMITTED
+end
+
+-- A ticket as its holder may know it: what waits is scheduled before the opening and closed with the line.
+local function view_of(line, place, t, is_absent, was_absent)
+  local state, ended_ms = t.state, t.ended_ms
+  if state == WAITING and line.is_closed then
+    state, ended_ms = CLOSED, line.state == "ended" and line.closes_at_ms or line.sold_out_ms
+  elseif state == WAITING and line.state == "scheduled" then
+    state = SCHEDULED
+  end
+  return {
+    OK, place, state, t.buyer, t.joined_ms, t.lane, is_absent and 1 or 0, was_absent and 1 or 0, t.turn,
+    t.admitted_ms, t.told_ms, t.pass_exp_ms, ended_ms
+  }
+end

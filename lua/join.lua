@@ -1,0 +1,75 @@
+--[[ Join the line: each buyer's living ticket, or the next place. Safe to repeat: a buyer has one living ticket.
+  A joining is a first sign of life; one that finds its ticket absent brings it back to the line.
+  KEYS[1] meta      hash     schedule, numbering: tail is the highest place given, ceiling the highest that may be
+  KEYS[2] pauses    set      holders of the line
+  KEYS[3] waiting   zset     places that wait
+  KEYS[4] absent    zset     places passed over
+  KEYS[5] tickets   hash     place -> packed ticket
+  KEYS[6] buyers    hash     buyer -> place of the living ticket
+  KEYS[7] presence0   KEYS[8] presence1   KEYS[9] presence2   KEYS[10] presence3   KEYS[11] presence4   bitmaps
+  ARGV[1] items     msgpack list of {buyer, lane}
+  Returns per item a view with is_fresh behind it | {1} recovering | {3} draining | {4} sold out | {5} ended
+    | {6, ceiling, run_id} raise the ceiling and ask again | {22} corrupt ]]
+-- include: guard
+-- include: line
+-- include: presence
+local meta, pauses, waiting, absent, tickets, buyers = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local presence = {KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]}
+local DRAINING, SOLD_OUT, ENDED, CEILING = 3, 4, 5, 6
+local REFUSALS = {recovering = RECOVERING, draining = DRAINING, sold_out = SOLD_OUT, ended = ENDED}
+
+local items = cmsgpack.unpack(ARGV[1])
+if not is_registered(meta) then return answer_all(items, RECOVERING) end
+if not are_types({
+  [pauses] = "set", [waiting] = "zset", [absent] = "zset", [tickets] = "hash", [buyers] = "hash",
+  [KEYS[7]] = "string", [KEYS[8]] = "string", [KEYS[9]] = "string", [KEYS[10]] = "string", [KEYS[11]] = "string"
+}) then return answer_all(items, CORRUPT) end
+
+local now = clock_ms()
+local line = read_line(meta, pauses, now)
+local refusal = REFUSALS[line.state]
+local signs = presence_now(meta, presence, math.floor(now / line.quarter_ms))
+
+local function again(place, t)
+  local was_absent = t.state == WAITING and not line.is_closed and redis.call("ZSCORE", absent, place)
+  if was_absent then
+    redis.call("ZADD", waiting, place, place)
+    redis.call("ZREM", absent, place)
+  end
+  redis.call("SETBIT", signs, place, 1)
+  local view = view_of(line, place, t, false, was_absent)
+  view[#view + 1] = 0
+  return view
+end
+
+local function afresh(buyer, lane)
+  if line.tail >= line.ceiling then return {CEILING, line.ceiling, redis.call("HGET", meta, "run_id")} end
+  -- The number is spent before anything hangs on it: whatever follows, nobody else gets it.
+  line.tail = redis.call("HINCRBY", meta, "tail", 1)
+  local place = line.tail
+  local t = {
+    state = WAITING, buyer = buyer, joined_ms = now, lane = lane, turns = 0, misses = 0, turn = "", admitted_ms = 0,
+    told_ms = 0, pass_exp_ms = 0, ended_ms = 0
+  }
+  redis.call("HSET", tickets, place, pack_ticket(t))
+  redis.call("HSET", buyers, buyer, place)
+  redis.call("ZADD", waiting, place, place)
+  redis.call("SETBIT", signs, place, 1)
+  local view = view_of(line, place, t, false, false)
+  view[#view + 1] = 1
+  return view
+end
+
+local answers = {}
+for i, item in ipairs(items) do
+  local place = tonumber(redis.call("HGET", buyers, item[1]))
+  local t = place and unpack_ticket(redis.call("HGET", tickets, place))
+  if t and is_living(t) and not (t.state == WAITING and line.is_closed) then
+    answers[i] = again(place, t)
+  elseif refusal then
+    answers[i] = {refusal}
+  else
+    answers[i] = afresh(item[1], item[2])
+  end
+end
+return answers
