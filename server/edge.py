@@ -17,7 +17,7 @@ from aiohttp import web
 
 from onsale.auth.requests import Network
 from onsale.server.metrics import RouteStats, Traffic
-from onsale.server.middleware import REQUEST_ID, SEGMENT_CHARACTERS_MAX, Handler, refuse, request_id
+from onsale.server.middleware import CODE, REQUEST_ID, SEGMENT_CHARACTERS_MAX, Handler, refuse, request_id
 
 log = structlog.get_logger()
 
@@ -74,7 +74,7 @@ class Edge:
             response = await hot.handler(request)
         except Exception as error:
             response = refuse(request, error)
-            code = response["code"]
+            code = response.get(CODE, "")
         hot.stats.note(response.status, time.perf_counter() - started_s, code)
         return response
 

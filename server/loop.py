@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import structlog
@@ -22,6 +22,10 @@ PAUSE_LAST_MS = 5_000
 
 Tick = Callable[[], Awaitable[Any]]
 Observe = Callable[[str, float, Any], None]
+Failed = Callable[[str], None]
+
+# A tick that takes longer hangs: a loop that hangs for ever looks healthy and does nothing.
+DEADLINE_MS = 60_000
 
 
 async def run_loop(
@@ -31,12 +35,13 @@ async def run_loop(
     stop: asyncio.Event,
     *,
     observe: Observe | None = None,
-    deadline_ms: int = 60_000,
+    failed: Failed | None = None,
+    deadline_ms: int = DEADLINE_MS,
 ) -> None:
     """Call `tick` every `interval_ms` until `stop` is set; the tick in progress is finished, never cut.
 
-    `observe(name, seconds, result)` sees each successful tick (metrics). A tick past `deadline_ms` fails as
-    TimeoutError: a loop that hangs for ever looks healthy and does nothing.
+    `observe(name, seconds, result)` sees each successful tick, `failed(name)` hears of the others (metrics). A tick
+    past `deadline_ms` fails as TimeoutError.
     """
     failures = 0
     while not stop.is_set():
@@ -48,6 +53,8 @@ async def run_loop(
             failures += 1
             pause_ms = backoff_ms(failures)
             _log_failure(name, error, failures, pause_ms)
+            if failed is not None:
+                failed(name)
             await pause(stop, pause_ms)
             continue
         if failures:
@@ -88,3 +95,41 @@ def _log_failure(name: str, error: Exception, failures: int, pause_ms: float) ->
         pause_ms=round(pause_ms),
         exc_info=error if is_worth_a_stack else None,
     )
+
+
+class Loops:
+    """The loops of a process: named first, then run together and drained together."""
+
+    def __init__(self, observe: Observe | None = None, failed: Failed | None = None) -> None:
+        self.stop = asyncio.Event()
+        self._observe = observe
+        self._failed = failed
+        self._named: list[tuple[str, Tick, int]] = []
+
+    def add(self, name: str, tick: Tick, interval_ms: int) -> None:
+        """A tick to be called every `interval_ms` once the loops run."""
+        self._named.append((name, tick, interval_ms))
+
+    @asynccontextmanager
+    async def running(self, drain_s: float) -> AsyncIterator[None]:
+        """Every loop, for as long as the block lasts; then ticks in progress have `drain_s` to finish."""
+        tasks = [
+            asyncio.create_task(
+                run_loop(name, tick, interval_ms, self.stop, observe=self._observe, failed=self._failed),
+                name=name,
+            )
+            for name, tick, interval_ms in self._named
+        ]
+        try:
+            yield
+        finally:
+            self.stop.set()
+            await _drain(tasks, drain_s)
+
+
+async def _drain(tasks: Sequence[asyncio.Task[None]], drain_s: float) -> None:
+    _, late = await asyncio.wait(tasks, timeout=drain_s) if tasks else (set(), set())
+    for task in late:
+        log.error("loop.cut", loop=task.get_name())
+        task.cancel()
+    await asyncio.gather(*late, return_exceptions=True)

@@ -185,7 +185,7 @@ class Metrics:
         self.refused = self._counter("onsale_refused_claims", "Claims that the record refused.", "stream")
         self.poisoned = self._counter("onsale_poison_events", "Events nobody could read.", "stream")
         self.flush_batch = self._histogram("onsale_flush_batch_events", "Events in one batch.", BATCH, "stream")
-        self.lapsed = self._counter("onsale_lapsed_orders", "Reservations whose time ran out.", "sale")
+        self.lapsed = self._counter("onsale_lapsed_orders", "Reservations whose time ran out.")
         self.stock_units = self._gauge("onsale_stock_units", "Units by state.", "sale", "state")
 
     def _define_edges(self) -> None:
@@ -210,8 +210,12 @@ class Metrics:
     def _histogram(self, name: str, text: str, buckets: Iterable[float], *labels: str) -> Histogram:
         return Histogram(name, text, labels, buckets=tuple(buckets), registry=self.registry)
 
-    def on_tick(self, loop: str, took_s: float, _result: object) -> None:
-        """For `run_loop(observe=…)`: that a loop ticked, and how long it took."""
+    def on_failure(self, loop: str) -> None:
+        """A tick failed."""
+        self.tick_failures.labels(loop).inc()
+
+    def on_tick(self, loop: str, took_s: float) -> None:
+        """A loop ticked, and how long it took."""
         self.tick_s.labels(loop).observe(took_s)
         self.ticked_at.labels(loop).set_to_current_time()
 
@@ -307,7 +311,7 @@ def tick_observer(metrics: Metrics, more: Mapping[str, Callable[[Any], None]]) -
     """An observer for `run_loop`: every tick is counted, and `more[loop]` reads what its tick returned."""
 
     def observe(loop: str, took_s: float, result: Any) -> None:
-        metrics.on_tick(loop, took_s, result)
+        metrics.on_tick(loop, took_s)
         reader = more.get(loop)
         if reader is not None:
             reader(result)

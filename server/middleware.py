@@ -14,10 +14,12 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from onsale.auth.errors import NotFound
 from onsale.auth.identifiers import new_id
 from onsale.auth.requests import Network, client_address, is_in, language
+from onsale.auth.streamkeys import StreamEnded
 from onsale.server.metrics import Traffic
 from onsale.server.problems import problem_of, problem_response
 
@@ -26,6 +28,8 @@ log = structlog.get_logger()
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 REQUEST_ID = web.RequestKey("request_id", str)
+# The problem's code, on answers that are one.
+CODE = web.ResponseKey("code", str)
 REQUEST_ID_SANE = re.compile(r"[A-Za-z0-9._~-]{8,64}", re.ASCII)
 # A client that has gone is not told anything; the number is what nginx writes for it.
 CLIENT_GONE = 499
@@ -60,9 +64,7 @@ def request_id(request: web.BaseRequest, trusted: tuple[Network, ...]) -> str:
     return f"{_process}{next(_numbers):06x}"
 
 
-def manners(
-    traffic: Traffic, trusted: tuple[Network, ...]
-) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
+def manners(traffic: Traffic, trusted: tuple[Network, ...]) -> Middleware:
     """The middleware."""
 
     @web.middleware
@@ -86,11 +88,14 @@ def refuse(request: web.Request, error: BaseException) -> web.Response:
     """An error as its problem document. Raises it again where the answer has begun, or the client has gone."""
     if request.writer.output_size > 0 or request.transport is None:
         raise error
+    if isinstance(error, StreamEnded):
+        # No problem: the stream said its last word, and 204 stops an EventSource from asking again.
+        return web.Response(status=204)
     problem = problem_of(error)
     if problem.status == 500:
         log.error("request.failed", request_id=request[REQUEST_ID], error=type(error).__name__, exc_info=error)
     response = problem_response(error, language=language(request), request_id=request[REQUEST_ID])
-    response["code"] = problem.code
+    response[CODE] = problem.code
     return response
 
 
@@ -130,7 +135,7 @@ def route_of(request: web.Request) -> str:
 def _note(request: web.Request, response: web.StreamResponse, traffic: Traffic, took_s: float) -> None:
     """Count the request and write its line: all that is known of it, and no query (it may hold a stream key)."""
     route = route_of(request)
-    code: str = response.get("code", "")
+    code: str = response.get(CODE, "")
     traffic.of(request.method, route).note(response.status, took_s, code)
     log.info(
         "request.served",

@@ -11,6 +11,7 @@ from aiohttp import web
 
 from onsale.auth.errors import NotFound
 from onsale.auth.requests import language, reply
+from onsale.server.health import Health, Readiness
 from onsale.server.metrics import Snapshots
 from onsale.server.problems import HTTP_PROBLEMS, INTERNAL, PROBLEMS, Problem
 from onsale.server.route import Route
@@ -18,6 +19,7 @@ from onsale.web import messages, templates
 
 DOCUMENT: web.AppKey[Mapping[str, Any]] = web.AppKey("openapi", dict)
 SNAPSHOTS = web.AppKey("snapshots", Snapshots)
+READINESS = web.AppKey("readiness", Readiness)
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 BY_CODE: Mapping[str, Problem] = {p.code: p for p in (INTERNAL, *HTTP_PROBLEMS.values(), *PROBLEMS.values())}
@@ -72,6 +74,18 @@ async def show_metrics(request: web.Request) -> web.Response:
     return web.Response(body=request.app[SNAPSHOTS].exposition(), headers={"Content-Type": METRICS_TYPE})
 
 
+async def show_life(request: web.Request) -> web.Response:
+    """The loop turns."""
+    return reply(200, Health("ok", ()))
+
+
+async def show_readiness(request: web.Request) -> web.Response:
+    """Whether to send requests here."""
+    health = await request.app[READINESS].health()
+    is_serving = health.status != "failing"
+    return reply(200 if is_serving else 503, health, None if is_serving else {"Retry-After": "1"})
+
+
 def _dump(value: object) -> str:
     return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
 
@@ -91,5 +105,10 @@ ROUTES = (
     ),
     Route("GET", "/openapi.json", show_document, "show_document", "This document.", reply=dict[str, Any]),
     Route("GET", "/docs", browse_document, "browse_document", "This document, for people.", media="text/html"),
+    Route("GET", "/livez", show_life, "show_life", "Whether this process lives.", reply=Health),
+    Route(
+        "GET", "/readyz", show_readiness, "show_readiness", "Whether this process may be sent requests.", reply=Health,
+        also={503: "Not now."},
+    ),
     Route("GET", "/metrics", show_metrics, "show_metrics", "Figures of this machine.", media="text/plain"),
 )  # fmt: skip

@@ -13,6 +13,10 @@ from onsale.catalog import handlers as catalog
 from onsale.catalog import schemas as catalog_schemas
 from onsale.catalog.salefile import SaleFile
 from onsale.catalog.states import SaleState
+from onsale.checkout import errors as checkout_errors
+from onsale.checkout import handlers as checkout
+from onsale.checkout import schemas as checkout_schemas
+from onsale.checkout.states import OrderState
 from onsale.server import pages
 from onsale.server.route import Query, Route
 
@@ -74,4 +78,68 @@ CATALOGUE = (
     ),
 )  # fmt: skip
 
-ROUTES: tuple[Route, ...] = (*ACCOUNTS, *CATALOGUE, *pages.ROUTES)
+ORDER_FILTERS = (
+    *PAGE,
+    Query("state", {"enum": list(OrderState)}, "Only orders in this state."),
+    Query("from", {"type": "string", "format": "date-time"}, "Made at this moment or later."),
+    Query("to", {"type": "string", "format": "date-time"}, "Made before this moment."),
+)
+RESERVE_PROBLEMS = (
+    catalog_errors.SaleUnknown,
+    checkout_errors.PassExpired, checkout_errors.PassRevoked, checkout_errors.PassSpent, checkout_errors.SoldOut,
+    checkout_errors.PurchaseLimitReached, checkout_errors.ReservationOpen, checkout_errors.PriceChanged,
+    checkout_errors.SaleNotOpen, checkout_errors.ProductUnknown, checkout_errors.ShopRecovering,
+    checkout_errors.RecordBehind,
+)  # fmt: skip
+CONFIRM_PROBLEMS = (
+    checkout_errors.OrderUnknown, checkout_errors.OrderExpired, checkout_errors.OrderStateConflict,
+    checkout_errors.PaymentDeclined, checkout_errors.AmountMismatch, checkout_errors.SoldOut,
+    checkout_errors.PurchaseLimitReached, checkout_errors.PassSpent, checkout_errors.ProviderAway,
+    checkout_errors.ShopRecovering,
+)  # fmt: skip
+
+CHECKOUT = (
+    Route(
+        "POST", "/v1/sales/{sale}/orders", checkout.reserve, "reserve", "Reserve every item of an order, or nothing.",
+        "holder", body=checkout_schemas.ReserveRequest, reply=checkout_schemas.OrderReply, status=201,
+        headers=("Idempotency-Key", "Admission-Pass"), problems=RESERVE_PROBLEMS, is_hot=True,
+    ),
+    Route(
+        "POST", "/v1/orders/{order}/confirmation", checkout.confirm, "confirm", "Pay for an order and confirm it.",
+        "holder", body=checkout_schemas.ConfirmRequest, reply=checkout_schemas.OrderReply,
+        also={202: "Still confirming: ask for the order, or repeat."},
+        headers=("Idempotency-Key",), problems=CONFIRM_PROBLEMS, is_hot=True,
+    ),
+    Route(
+        "GET", "/v1/orders", checkout.mine, "list_orders", "Your orders, newest first.", "buyer",
+        reply=checkout_schemas.OrderPage,
+        query=(*ORDER_FILTERS, Query("sale", {"type": "string"}, "Only orders of this sale.")),
+    ),
+    Route(
+        "GET", "/v1/orders/{order}", checkout.show, "show_order", "One of your orders.", "holder",
+        reply=checkout_schemas.OrderDetail, problems=(checkout_errors.OrderUnknown,),
+    ),
+    Route(
+        "DELETE", "/v1/orders/{order}", checkout.release, "release", "Give a reservation up.", "holder", status=204,
+        problems=(
+            checkout_errors.OrderUnknown, checkout_errors.OrderExpired, checkout_errors.OrderStateConflict,
+            checkout_errors.ShopRecovering,
+        ),
+    ),
+    Route(
+        "GET", "/v1/orders/{order}/payments", checkout.payments, "list_payments", "Every try to pay an order.",
+        "holder", reply=checkout_schemas.PaymentList, problems=(checkout_errors.OrderUnknown,),
+    ),
+    Route(
+        "GET", "/v1/sales/{sale}/orders", checkout.of_sale, "list_sale_orders", "Orders of a sale, newest first.",
+        "operator", reply=checkout_schemas.OperatorPage, problems=(catalog_errors.SaleUnknown,),
+        query=(*ORDER_FILTERS, Query("buyer", {"type": "string"}, "Only orders of this buyer.")),
+    ),
+    Route(
+        "GET", "/v1/products/{product}/stock", checkout.stock, "show_stock", "Units that can be reserved now.",
+        reply=checkout_schemas.StockReply, problems=(catalog_errors.ProductUnknown, checkout_errors.ShopRecovering),
+        is_hot=True,
+    ),
+)  # fmt: skip
+
+ROUTES: tuple[Route, ...] = (*ACCOUNTS, *CATALOGUE, *CHECKOUT, *pages.ROUTES)

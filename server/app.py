@@ -1,0 +1,191 @@
+"""The web application: every room built once, bound together, and taken down in the opposite order.
+
+`create_app` builds nothing that needs a loop or a store; that happens when the runner starts it. The order of starting
+is the order of `_open`: stores, rooms, what a web process adds, loops. Ending, streams are told to come back elsewhere,
+then requests finish, then attempts to pay that this process drives, then loops, then stores.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack
+
+from aiohttp import web
+
+from onsale.auth import middleware as auth
+from onsale.auth.access import AccessTokens
+from onsale.auth.accounts import Accounts
+from onsale.auth.middleware import Cookies
+from onsale.auth.passes import Passes
+from onsale.auth.passwords import PasswordHasher
+from onsale.auth.requests import BODY_BYTES_MAX, TRUSTED_PROXIES
+from onsale.auth.revocations import Revocations
+from onsale.auth.sessions import Sessions
+from onsale.auth.streamkeys import StreamKeys
+from onsale.auth.throttle import SignInThrottle
+from onsale.auth.tickets import Tickets
+from onsale.catalog import handlers as catalog
+from onsale.checkout import handlers as checkout
+from onsale.checkout.flow import CheckoutFlow
+from onsale.checkout.reads import Reads
+from onsale.checkout.stock import StockBoard
+from onsale.lua import Script
+from onsale.queue.feed import Feed
+from onsale.queue.presence import Presence
+from onsale.queue.stream import StreamLimits, Streams
+from onsale.queue.teller import Teller
+from onsale.server import pages
+from onsale.server.config import Settings
+from onsale.server.connections import SWEEP_INTERVAL_MS, Runner, Sweeper
+from onsale.server.edge import SUM_INTERVAL_MS, Edge, Summary, hot_table
+from onsale.server.health import Readiness, require_fit_stores
+from onsale.server.loop import Loops
+from onsale.server.metrics import SNAPSHOT_INTERVAL_MS, Metrics, Snapshots, tick_observer
+from onsale.server.middleware import Handler, manners, request_id, stamp
+from onsale.server.openapi import document
+from onsale.server.problems import problem_response
+from onsale.server.rooms import Rooms, add_shared_loops, open_rooms
+from onsale.server.route import add_routes
+from onsale.server.routes import ROUTES
+from onsale.server.stores import open_stores
+
+# Streams are served in slots of 50 ms; news of a turn is asked for in between.
+STREAM_INTERVAL_MS = 50
+TELL_INTERVAL_MS = 20
+SECOND_MS = 1_000
+
+SETTINGS = web.AppKey("settings", Settings)
+METRICS = web.AppKey("metrics", Metrics)
+ROOMS = web.AppKey("rooms", Rooms)
+
+
+def create_app(settings: Settings) -> web.Application:
+    """The application of one web process. It opens its rooms when its runner starts it."""
+    metrics = Metrics(pages.version())
+    app = web.Application(
+        middlewares=[manners(metrics.traffic, settings.trusted_proxies)], client_max_size=BODY_BYTES_MAX
+    )
+    app[SETTINGS] = settings
+    app[METRICS] = metrics
+    app[TRUSTED_PROXIES] = settings.trusted_proxies
+    app[pages.DOCUMENT] = document(ROUTES, version=pages.version(), public_url=settings.public_url)
+    app[pages.SNAPSHOTS] = Snapshots(metrics.registry, settings.data_dir / "metrics", "web")
+    add_routes(app, ROUTES)
+    public = frozenset(route.path for route in ROUTES if route.is_public)
+    app.on_response_prepare.append(stamp(public, is_https=settings.is_https))
+    app.cleanup_ctx.append(_open)
+    return app
+
+
+def make_runner(app: web.Application) -> Runner:
+    """Runs the application: hot routes at their edge, connections with their deadlines."""
+    settings, metrics = app[SETTINGS], app[METRICS]
+    hot_paths: Mapping[tuple[str, str], Handler] = {
+        (route.method, route.path): route.handler for route in ROUTES if route.is_hot
+    }
+
+    def front(otherwise: Handler) -> Edge:
+        return Edge(app, hot_table(app, hot_paths, metrics.traffic), otherwise, settings.trusted_proxies)
+
+    def refuse(request: web.BaseRequest, error: BaseException) -> web.Response:
+        found = request_id(request, settings.trusted_proxies)
+        response = problem_response(error, language="en", request_id=found)
+        response.headers["X-Request-Id"] = found
+        return response
+
+    return Runner(app, front=front, refuse=refuse, drain_s=settings.drain_s)
+
+
+def server_loops(app: web.Application, runner: Runner) -> Loops:
+    """What a running server does beside answering: close late connections, sum up hot requests, leave its figures."""
+    metrics = app[METRICS]
+    loops = Loops(tick_observer(metrics, {}), metrics.on_failure)
+    hot = [metrics.traffic.of(route.method, route.path) for route in ROUTES if route.is_hot]
+    if runner.server is not None:
+        loops.add("sweep", Sweeper(runner.server, asyncio.get_running_loop().time).tick, SWEEP_INTERVAL_MS)
+    loops.add("summary", Summary(hot).tick, SUM_INTERVAL_MS)
+    loops.add("snapshot", app[pages.SNAPSHOTS].tick, SNAPSHOT_INTERVAL_MS)
+    return loops
+
+
+async def _open(app: web.Application) -> AsyncIterator[None]:
+    """Everything that needs a loop or a store, for as long as the application runs."""
+    settings, metrics = app[SETTINGS], app[METRICS]
+    async with AsyncExitStack() as closing:
+        stores = await closing.enter_async_context(open_stores(settings))
+        await require_fit_stores(stores)
+        rooms = await closing.enter_async_context(open_rooms(settings, stores))
+        app[ROOMS] = rooms
+        loops = Loops(tick_observer(metrics, {}), metrics.on_failure)
+        _open_auth(app, rooms, loops, closing)
+        _open_line(app, rooms, loops, closing)
+        flow = _open_checkout(app, rooms)
+        add_shared_loops(rooms, loops)
+        # Attempts to pay end while the record is still listened to; loops end before what they work with.
+        await closing.enter_async_context(loops.running(settings.drain_s))
+        closing.push_async_callback(flow.close)
+        yield
+
+
+def _open_auth(app: web.Application, rooms: Rooms, loops: Loops, closing: AsyncExitStack) -> None:
+    settings, pool, keyring = app[SETTINGS], rooms.stores.pool, rooms.keyring
+    hasher = PasswordHasher()
+    closing.push_async_callback(hasher.close)
+    revocations = Revocations(pool)
+    access = AccessTokens(keyring, settings.public_url, revocations)
+    app[auth.ACCESS] = access
+    app[auth.ACCOUNTS] = Accounts(pool, keyring, hasher)
+    app[auth.COOKIES] = Cookies(settings.public_url, settings.insecure_cookies)
+    app[auth.PASSES] = Passes(keyring, settings.public_url)
+    app[auth.SESSIONS] = Sessions(pool, keyring, access, revocations)
+    app[auth.SIGN_INS] = SignInThrottle(settings.unlimited_from)
+    app[auth.STREAM_KEYS] = StreamKeys(
+        keyring,
+        revocations,
+        Script(rooms.stores.line, "stream_key_open"),
+        Script(rooms.stores.line, "stream_key_end"),
+    )
+    app[auth.TICKETS] = Tickets(keyring)
+    loops.add("revocations", lambda: revocations.tick(time.time_ns() // 1_000_000), SECOND_MS)
+
+
+def _open_line(app: web.Application, rooms: Rooms, loops: Loops, closing: AsyncExitStack) -> None:
+    feed = Feed(rooms.stores.line, rooms.book)
+    closing.push_async_callback(feed.close)
+    presence = Presence(rooms.line, feed, rooms.book)
+    teller = Teller(rooms.line, feed, presence, app[auth.TICKETS], app[auth.PASSES])
+    streams = Streams(teller, feed, presence, StreamLimits())
+    app.on_shutdown.append(lambda _: streams.close())
+    app[catalog.BOOK] = rooms.book
+    app[pages.READINESS] = Readiness(rooms.stores, lambda: _document_ages_ms(feed))
+    loops.add("feed", feed.tick, 0)
+    loops.add("documents", feed.refresh, SECOND_MS)
+    loops.add("presence", presence.tick, SECOND_MS)
+    loops.add("streams", streams.tick, STREAM_INTERVAL_MS)
+    loops.add("tell", streams.tell, TELL_INTERVAL_MS)
+
+
+def _document_ages_ms(feed: Feed) -> dict[str, int]:
+    """The age of the newest document of every line that still moves."""
+    now_ms = feed.now_ms()
+    lines = [line for line in feed.lines() if line.keys.epoch > 0 and not line.is_closed]
+    return {line.sale.id: now_ms - (line.frame.as_of_ms if line.frame else 0) for line in lines}
+
+
+def _open_checkout(app: web.Application, rooms: Rooms) -> CheckoutFlow:
+    flow = CheckoutFlow(
+        book=rooms.book,
+        inventory=rooms.inventory,
+        feed=rooms.record,
+        orders=rooms.orders,
+        providers=rooms.providers,
+        sealer=rooms.sealer,
+        passes=app[auth.PASSES],
+        driver=rooms.driver,
+    )
+    app[checkout.FLOW] = flow
+    app[checkout.READS] = Reads(rooms.book, rooms.inventory, rooms.orders, rooms.sealer)
+    app[checkout.STOCK] = StockBoard(rooms.book, rooms.inventory)
+    return flow

@@ -1,0 +1,163 @@
+"""The processes, one function each, as the Procfile names them. Each runs until SIGTERM or SIGINT and drains.
+
+Draining is bounded by `drain_s`: what has begun is finished, what is left behind is found by another process, because
+nothing that matters is kept in memory alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import structlog
+from aiohttp import web
+
+from onsale.checkout.caretaker import Caretaker
+from onsale.checkout.providers.sandbox_server import create_sandbox
+from onsale.checkout.reaper import Reaper
+from onsale.checkout.record.flusher import Flusher
+from onsale.queue.admitter import Admitter
+from onsale.server import app as web_app
+from onsale.server import pages, readers
+from onsale.server.config import Settings
+from onsale.server.health import require_fit_stores
+from onsale.server.log import configure_log
+from onsale.server.loop import Loops
+from onsale.server.metrics import SNAPSHOT_INTERVAL_MS, Metrics, Snapshots, tick_observer
+from onsale.server.rooms import BOOK_INTERVAL_MS, Rooms, add_shared_loops, open_rooms
+from onsale.server.stores import open_stores
+
+log = structlog.get_logger()
+
+ADMIT_INTERVAL_MS = 50
+FLUSH_WAIT_MS = 50
+REAP_INTERVAL_MS = 500
+SECOND_MS = 1_000
+# How many connections the kernel holds for us while the loop is busy: a crowd arrives within one instant.
+BACKLOG = 4096
+
+
+async def run_web(settings: Settings) -> None:
+    """Answer requests and streams. Any number of these share one port."""
+    configure_log(settings.log, process="web")
+    stop = _on_signals()
+    app = web_app.create_app(settings)
+    runner = web_app.make_runner(app)
+    await runner.setup()
+    try:
+        async with web_app.server_loops(app, runner).running(drain_s=1.0):
+            await web.SockSite(runner, _listening(settings.host, settings.port), backlog=BACKLOG).start()
+            log.info("process.started", address=str(runner.addresses))
+            await stop.wait()
+        log.info("process.stopping")
+    finally:
+        # Stops accepting, tells streams to come back, lets requests finish, closes rooms and stores.
+        await runner.cleanup()
+        app[pages.SNAPSHOTS].forget()
+        log.info("process.stopped")
+
+
+async def run_admitter(settings: Settings) -> None:
+    """Let people in at the set rate. Any number run, none leads."""
+    async with _process(settings, "admitter") as process:
+        rooms = process.rooms
+        process.loops.add("book", rooms.book.refresh, BOOK_INTERVAL_MS)
+        process.loops.add("admitter", Admitter(rooms.stores.line, rooms.book, rooms.inventory).tick, ADMIT_INTERVAL_MS)
+
+
+async def run_flusher(settings: Settings) -> None:
+    """Write what happened into Postgres. Any number run, each stream has one writer."""
+    async with _process(settings, "flusher") as process:
+        stores = process.rooms.stores
+        flusher = Flusher(stores.pool, stores.shop, stores.line, process.rooms.inventory)
+        for name, lane in (
+            ("money", flusher.money),
+            ("holdings", flusher.holdings),
+            ("admissions", flusher.admissions),
+        ):
+            process.loops.add(f"flusher_{name}", _waiting(lane.tick), 0)
+
+
+async def run_worker(settings: Settings) -> None:
+    """Everything that is nobody's request: lapse, complete, load, rebuild, forget."""
+    async with _process(settings, "worker") as process:
+        rooms, loops = process.rooms, process.loops
+        add_shared_loops(rooms, loops)
+        loops.add("reaper", Reaper(rooms.inventory, rooms.book).tick, REAP_INTERVAL_MS)
+        loops.add("caretaker", Caretaker(rooms.inventory, rooms.book).tick, SECOND_MS)
+
+
+async def run_sandbox(settings: Settings) -> None:
+    """The sandbox provider, a server of its own."""
+    configure_log(settings.log, process="sandbox")
+    stop = _on_signals()
+    url = urlsplit(settings.sandbox_url or "http://127.0.0.1:0")
+    runner = web.AppRunner(create_sandbox(settings.data_dir / "sandbox"), access_log=None)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, url.hostname, url.port).start()
+        log.info("process.started", address=str(runner.addresses))
+        await stop.wait()
+    finally:
+        await runner.cleanup()
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """What a process without a port is given."""
+
+    rooms: Rooms
+    loops: Loops
+
+
+@asynccontextmanager
+async def _process(settings: Settings, name: str) -> AsyncIterator[Process]:
+    """Stores, rooms and loops; the block starts its loops, then this waits for the signal and drains."""
+    configure_log(settings.log, process=name)
+    stop = _on_signals()
+    metrics = Metrics(pages.version())
+    snapshots = Snapshots(metrics.registry, settings.data_dir / "metrics", name)
+    async with AsyncExitStack() as closing:
+        stores = await closing.enter_async_context(open_stores(settings))
+        await require_fit_stores(stores)
+        rooms = await closing.enter_async_context(open_rooms(settings, stores))
+        loops = Loops(tick_observer(metrics, readers.of(metrics)), metrics.on_failure)
+        loops.add("snapshot", snapshots.tick, SNAPSHOT_INTERVAL_MS)
+        closing.callback(snapshots.forget)
+        yield Process(rooms, loops)
+        async with loops.running(settings.drain_s):
+            log.info("process.started")
+            await stop.wait()
+            log.info("process.stopping")
+    log.info("process.stopped")
+
+
+def _waiting(tick: Callable[..., Any]) -> Callable[[], Any]:
+    """A lane's tick that waits for events a moment: at rest it costs a blocked read, in a burst nothing."""
+    return lambda: tick(FLUSH_WAIT_MS)
+
+
+def _on_signals() -> asyncio.Event:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, stop.set)
+    return stop
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """A socket on the shared port: the kernel spreads connections over all processes that listen there."""
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    listening = socket.socket(family, kind, protocol)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listening.bind(address)
+    return listening

@@ -1,0 +1,89 @@
+"""The rooms that every process needs, built from its stores. What one room needs of its neighbour is bound here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from onsale.auth.identifiers import new_id
+from onsale.auth.keys import Keyring
+from onsale.auth.sealing import Sealer
+from onsale.catalog.sales import SaleBook
+from onsale.checkout.inventory import Inventory
+from onsale.checkout.orders import Orders
+from onsale.checkout.providers import Guarded, ProviderWatch
+from onsale.checkout.providers.sandbox import SandboxProvider
+from onsale.checkout.record.watermark import RecordFeed
+from onsale.lua.keys import ShopKeys
+from onsale.queue.line import Line
+from onsale.queue.numbering import Numbering
+from onsale.server.config import Settings
+from onsale.server.loop import Loops
+from onsale.server.stores import Stores
+
+# A new epoch, a changed setting or an operator's opening is known to every process within this.
+BOOK_INTERVAL_MS = 500
+WATCH_INTERVAL_MS = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Rooms:
+    """One of each; `driver` names this process in the record."""
+
+    stores: Stores
+    keyring: Keyring
+    sealer: Sealer
+    book: SaleBook
+    inventory: Inventory
+    line: Line
+    orders: Orders
+    record: RecordFeed
+    providers: Mapping[str, Guarded]
+    watch: ProviderWatch
+    driver: str
+
+
+@asynccontextmanager
+async def open_rooms(settings: Settings, stores: Stores) -> AsyncIterator[Rooms]:
+    """The rooms for as long as the block lasts; the book has been read once."""
+    keyring = Keyring(settings.secret_keys)
+    book = SaleBook(stores.pool)
+    await book.refresh()
+    async with AsyncExitStack() as closing:
+        inventory = Inventory(stores.shop, lambda sale: ShopKeys(sale, book.get(sale).shop_epoch))
+        closing.push_async_callback(inventory.close)
+        line = Line(stores.line, Numbering(stores.pool), inventory, book)
+        closing.push_async_callback(line.close)
+        record = RecordFeed(stores.shop, stores.pool)
+        closing.push_async_callback(record.close)
+        providers = _providers(settings, closing)
+        yield Rooms(
+            stores=stores,
+            keyring=keyring,
+            sealer=Sealer(keyring),
+            book=book,
+            inventory=inventory,
+            line=line,
+            orders=Orders(stores.pool),
+            record=record,
+            providers=providers,
+            watch=ProviderWatch(tuple(providers.values()), line, book),
+            driver=f"{os.getpid()}-{new_id()}",
+        )
+
+
+def add_shared_loops(rooms: Rooms, loops: Loops) -> None:
+    """What every process that buys or sells keeps going."""
+    loops.add("book", rooms.book.refresh, BOOK_INTERVAL_MS)
+    loops.add("record", rooms.record.tick, 0)
+    loops.add("provider_watch", rooms.watch.tick, WATCH_INTERVAL_MS)
+
+
+def _providers(settings: Settings, closing: AsyncExitStack) -> dict[str, Guarded]:
+    if settings.sandbox_url is None:
+        return {}
+    sandbox = SandboxProvider(settings.sandbox_url)
+    closing.push_async_callback(sandbox.close)
+    return {sandbox.name: Guarded(sandbox)}
