@@ -14,9 +14,10 @@ from aiohttp import web
 
 from onsale.auth.access import AccessTokens
 from onsale.auth.accounts import Accounts
-from onsale.auth.errors import CrossSite, EmailUnverified, Forbidden, NotFound, Unauthenticated
+from onsale.auth.errors import CrossSite, EmailUnverified, Forbidden, NotFound, RefreshInvalid, Unauthenticated
 from onsale.auth.identity import Identity as Identity
 from onsale.auth.passes import Passes
+from onsale.auth.requests import client_address
 from onsale.auth.roles import Role
 from onsale.auth.sessions import Grant, Sessions
 from onsale.auth.streamkeys import StreamKeys
@@ -95,6 +96,23 @@ async def identity_or_none(request: web.Request) -> Identity | None:
         if "Authorization" in request.headers:
             raise
         return None
+
+
+async def identity_renewed(request: web.Request) -> tuple[Identity | None, Grant | None]:
+    """Who looks at a page: the access cookie, and where that has run out the refresh cookie.
+
+    A grant must be written to the response (`Cookies.write`): the refresh token in the browser is used up.
+    """
+    found = await identity_or_none(request)
+    token = cookie(request, request.app[COOKIES].refresh)
+    if found is not None or token is None:
+        return found, None
+    now_ms = _now_ms()
+    try:
+        grant = await request.app[SESSIONS].refresh(token, address=client_address(request), now_ms=now_ms)
+    except RefreshInvalid:
+        return None, None
+    return request.app[ACCESS].verify(grant.access_token, now_ms, via="cookie"), grant
 
 
 async def require(request: web.Request, *roles: Role) -> Identity:

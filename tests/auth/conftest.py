@@ -29,6 +29,7 @@ from onsale.auth.middleware import (
     holder,
     identity,
     identity_or_none,
+    identity_renewed,
     require,
 )
 from onsale.auth.passes import Passes
@@ -136,18 +137,25 @@ def make_account(database: asyncpg.Pool, keyring: Keyring) -> MakeAccount:
 
 
 @pytest.fixture
+def cookies() -> Cookies:
+    """How browsers keep tokens; a test of insecure cookies overrides it."""
+    return Cookies(ISSUER)
+
+
+@pytest.fixture
 def app(
     keyring: Keyring,
     access: AccessTokens,
     accounts: Accounts,
     sessions: Sessions,
     stream_keys: StreamKeys,
+    cookies: Cookies,
 ) -> web.Application:
     """The room's routes, four doors that ask who is there, and problem details; budgets are those of strangers."""
     made = web.Application(middlewares=[_problems])
     made[ACCESS] = access
     made[ACCOUNTS] = accounts
-    made[COOKIES] = Cookies(ISSUER)
+    made[COOKIES] = cookies
     made[PASSES] = Passes(keyring, ISSUER)
     made[SESSIONS] = sessions
     made[SIGN_INS] = SignInThrottle(())
@@ -166,6 +174,7 @@ def app(
             web.get("/.well-known/jwks.json", handlers.show_keys),
             web.route("*", "/door", _door),
             web.get("/open-door", _open_door),
+            web.get("/page", _page_door),
             web.get("/managers", _managers_door),
             web.get("/tickets/{ticket}", _ticket_door),
             web.get("/tickets/{ticket}/events", _stream_door),
@@ -200,6 +209,14 @@ async def _door(request: web.Request) -> web.Response:
 async def _open_door(request: web.Request) -> web.Response:
     found = await identity_or_none(request)
     return reply(200, {"account": found.account if found else None})
+
+
+async def _page_door(request: web.Request) -> web.Response:
+    found, grant = await identity_renewed(request)
+    response = reply(200, {"account": found.account if found else None})
+    if grant is not None:
+        request.app[COOKIES].write(response, grant)
+    return response
 
 
 async def _managers_door(request: web.Request) -> web.Response:
