@@ -222,6 +222,20 @@ class Control:
             await _record(conn, sale, row["at"], actor, "set_message", {"message": before}, {"message": message}, None)
         await self._tell(sale)
 
+    async def note(
+        self,
+        sale: str,
+        action: str,
+        *,
+        actor: str,
+        before: dict[str, Any],
+        after: dict[str, Any],
+        reason: str | None = None,
+    ) -> None:
+        """Write down what an operator did to something that is not kept here: a person's ticket."""
+        async with self._locked(sale) as (conn, row):
+            await _record(conn, sale, row["at"], actor, action, before, after, reason)
+
     async def audit(self, sale: str, *, limit: int = 20, before_seq: int | None = None) -> list[AuditRow]:
         """Operator actions, newest first."""
         rows = await self._pool.fetch(QUERIES.audit_page, sale, before_seq or 2**31 - 1, limit)

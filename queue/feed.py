@@ -304,6 +304,11 @@ class Feed:
             await asyncio.sleep(self._rng.uniform(0.05, 0.5))
             return FeedTick(is_connected=False)
 
+    async def follow(self) -> None:
+        """Read the book anew: another epoch may have begun, and only this process does not know it yet."""
+        await self._book.refresh()
+        self._meet_sales()
+
     async def refresh(self) -> RefreshTick:
         """Compare clocks, and fetch the documents of lines that have been silent. Raises RedisError."""
         self._meet_sales()
@@ -355,7 +360,7 @@ class Feed:
         self._meet_sales()
         wanted = {line.keys.feed.encode(): line for line in self._lines.values() if line.keys.epoch > 0}
         if self._pubsub is None:
-            self._pubsub = self._redis.pubsub(ignore_subscribe_messages=True)
+            self._pubsub = self._redis.pubsub()
             self._by_channel = {}
             self._quiet_since_ms, self._is_pinged = _monotonic_ms(), False
         if wanted.keys() == self._by_channel.keys():
@@ -373,7 +378,7 @@ class Feed:
             await asyncio.sleep(self._patience_s)
             return FeedTick()
         messages = malformed = 0
-        message = await self._pubsub.get_message(ignore_subscribe_messages=True, timeout=self._patience_s)
+        message = await self._pubsub.get_message(timeout=self._patience_s)
         while message is not None:
             self._quiet_since_ms, self._is_pinged = _monotonic_ms(), False
             messages += 1

@@ -5,31 +5,66 @@ The hot ones (`join`, `show`, `show_line`) are served past the middleware: they 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import msgspec
 from aiohttp import web
+from msgspec import UNSET, UnsetType
 
-from onsale.auth.errors import EmailUnverified, NotFound, PassInvalid, Unauthenticated
+from onsale.auth.errors import (
+    EmailUnverified,
+    Flaw,
+    Forbidden,
+    InvalidRequest,
+    NotFound,
+    PassInvalid,
+    Unauthenticated,
+)
 from onsale.auth.identifiers import new_id
-from onsale.auth.middleware import PASSES, STREAM_KEYS, TICKETS, cookie, holder, identity, identity_or_none
+from onsale.auth.identity import Identity
+from onsale.auth.middleware import (
+    PASSES,
+    STREAM_KEYS,
+    TICKETS,
+    cookie,
+    holder,
+    identity,
+    identity_or_none,
+    require,
+)
 from onsale.auth.passes import Pass
-from onsale.auth.requests import Network, body_or, client_address, is_in, query
+from onsale.auth.requests import Network, body, body_or, client_address, is_in, query, reply, rfc3339
+from onsale.auth.roles import Role
 from onsale.auth.streamkeys import StreamEnded
 from onsale.auth.tickets import TicketFacts, is_ticket_token
-from onsale.catalog.handlers import BOOK
 from onsale.catalog.sales import Sale
-from onsale.queue.errors import GuestsRefused, LineRecovering
+from onsale.queue.control import Admission, Control, PolicyChange
+from onsale.queue.errors import GuestsRefused, PolicyMissingMatch, PolicyStale, TicketUnknown
 from onsale.queue.feed import Feed
 from onsale.queue.line import Line
-from onsale.queue.schemas import JoinRequest
-from onsale.queue.states import LANES
+from onsale.queue.ports import ShopPort
+from onsale.queue.schemas import (
+    ActionRequest,
+    AdmissionPatch,
+    AdmissionReply,
+    AuditEntry,
+    AuditList,
+    JoinRequest,
+    MessageRequest,
+    TicketList,
+    TicketSummary,
+)
+from onsale.queue.states import LANES, TicketState, TicketView
 from onsale.queue.stream import Streams
 from onsale.queue.teller import Teller
 
+CONTROL = web.AppKey("control", Control)
 FEED = web.AppKey("feed", Feed)
 LINE = web.AppKey("line", Line)
+# A Protocol: an AppKey wants a class only to name its type.
+SHOP: web.AppKey[ShopPort] = web.AppKey("line_shop", object)  # type: ignore[arg-type]
 STREAMS = web.AppKey("streams", Streams)
 TELLER = web.AppKey("teller", Teller)
 # Whose addresses are spared the budgets per address; filled by `server/app.py`.
@@ -40,6 +75,15 @@ PUBLIC_JSON = {**JSON, "Cache-Control": "public, max-age=1"}
 BEARER = "Bearer "
 PASS_COOKIE = "onsale-pass"  # noqa: S105 (a name)
 
+OPERATORS = (Role.MANAGER, Role.MASTER)
+LIMIT, LIMIT_MAX = 20, 100
+# Five bytes of a ticket's id.
+PLACE_MAX = 2**40
+
+ACTION = msgspec.json.Decoder(ActionRequest)
+MESSAGE = msgspec.json.Decoder(MessageRequest)
+NO_WORDS = ActionRequest()
+PATCH = msgspec.json.Decoder(AdmissionPatch)
 JOIN = msgspec.json.Decoder(JoinRequest)
 NOTHING = JoinRequest()
 
@@ -50,15 +94,10 @@ NOTHING = JoinRequest()
 async def join(request: web.Request) -> web.Response:
     """Give the buyer a place, or the living ticket they hold."""
     _require_no_query(request)
-    sale = request.app[BOOK].get(request.match_info["sale"])
-    buyer = await _buyer(request, sale)
+    line = request.app[FEED].line(request.match_info["sale"])
+    buyer = await _buyer(request, line.sale)
     await body_or(request, JOIN, NOTHING)
-    try:
-        joined = await request.app[TELLER].join(request.app[FEED].line_of(sale.no), buyer)
-    except LineRecovering:
-        # Perhaps this process alone does not know the epoch yet: the caller's next try finds it known.
-        await request.app[BOOK].refresh()
-        raise
+    joined = await request.app[TELLER].join(line, buyer)
     headers = {**JSON, "Location": f"/v1/tickets/{joined.ticket}"}
     return web.Response(status=201 if joined.is_fresh else 200, body=joined.doc, headers=headers)
 
@@ -125,6 +164,148 @@ async def verify_pass(request: web.Request) -> web.Response:
     return web.Response(status=204, headers=headers)
 
 
+# --- operators
+
+
+async def show_admission(request: web.Request) -> web.Response:
+    """How people are let in; the ETag is needed to change it."""
+    await require(request, *OPERATORS)
+    query(request)
+    return _admission(await request.app[CONTROL].admission(request.match_info["sale"]))
+
+
+async def change_admission(request: web.Request) -> web.Response:
+    """Change some of it; in force everywhere within a second. Pausing needs no If-Match: it must never be late."""
+    operator = await require(request, *OPERATORS)
+    query(request)
+    sale, control = request.match_info["sale"], request.app[CONTROL]
+    patch = await body(request, PATCH)
+    change = _change(patch)
+    is_pausing = change.is_only_pausing and change.paused is True
+    version = None if is_pausing else await _seen_version(request, sale)
+    admission = await control.set_policy(
+        sale,
+        change,
+        actor=operator.account,
+        version=version,
+        reason=patch.reason,
+        revert_after_s=patch.revert_after_s,
+    )
+    return _admission(admission)
+
+
+async def open_sale(request: web.Request) -> web.Response:
+    """Open now, whatever the schedule says; also what sold out, once units returned."""
+    operator, why = await _acting(request)
+    await request.app[CONTROL].open(request.match_info["sale"], actor=operator.account, reason=why)
+    return await _done(request)
+
+
+async def close_sale(request: web.Request) -> web.Response:
+    """End now, whatever the schedule says."""
+    operator, why = await _acting(request)
+    await request.app[CONTROL].close(request.match_info["sale"], actor=operator.account, reason=why)
+    return await _done(request)
+
+
+async def drain_sale(request: web.Request) -> web.Response:
+    """Let nobody join any more."""
+    operator, why = await _acting(request)
+    await request.app[CONTROL].drain(request.match_info["sale"], actor=operator.account, reason=why)
+    return await _done(request)
+
+
+async def set_message(request: web.Request) -> web.Response:
+    """Say something to everyone who waits."""
+    operator = await require(request, *OPERATORS)
+    query(request)
+    said = await body(request, MESSAGE)
+    words = {"ko": said.ko, "en": said.en}
+    await request.app[CONTROL].set_message(request.match_info["sale"], words, actor=operator.account)
+    return reply(200, said)
+
+
+async def clear_message(request: web.Request) -> web.Response:
+    """Take it back."""
+    operator = await require(request, *OPERATORS)
+    query(request)
+    await request.app[CONTROL].set_message(request.match_info["sale"], None, actor=operator.account)
+    return web.Response(status=204)
+
+
+async def stream_live(request: web.Request) -> web.StreamResponse:
+    """Operators' figures, an event a second."""
+    query(request, stream_key=str)
+    try:
+        operator = await identity(request, is_stream=True)
+    except StreamEnded:
+        return web.Response(status=204)
+    if operator.role not in OPERATORS:
+        raise Forbidden
+    line = request.app[FEED].line(request.match_info["sale"])
+    return await request.app[STREAMS].serve_live(request, line, operator.account)
+
+
+async def list_audit(request: web.Request) -> web.Response:
+    """What operators did, newest first."""
+    await require(request, *OPERATORS)
+    asked = query(request, limit=_limit, cursor=_cursor)
+    line = request.app[FEED].line(request.match_info["sale"])
+    limit: int = asked.get("limit", LIMIT)
+    rows = await request.app[CONTROL].audit(line.sale.id, limit=limit + 1, before_seq=asked.get("cursor"))
+    entries = [
+        AuditEntry(
+            seq=row.seq,
+            at=rfc3339(round(row.at.timestamp() * 1000)),
+            actor=row.actor,
+            action=row.action,
+            from_=row.before,
+            to=row.after,
+            reason=row.reason,
+            prev_hash=row.prev_hash,
+            hash=row.hash,
+        )
+        for row in rows[:limit]
+    ]
+    return reply(200, AuditList(entries, str(entries[-1].seq) if len(rows) > limit else None))
+
+
+async def list_tickets(request: web.Request) -> web.Response:
+    """Everyone who was given a place, newest first; a page may be short where numbers were left out."""
+    await require(request, *OPERATORS)
+    asked = query(request, limit=_limit, cursor=_cursor)
+    line = request.app[FEED].line(request.match_info["sale"])
+    limit: int = asked.get("limit", LIMIT)
+    frame = line.shown(request.app[FEED].now_ms())
+    # One more than was ever shown: whoever joined since the document is on a later first page.
+    last = min(asked.get("cursor", PLACE_MAX), frame.document.tail + 1) - 1
+    places = range(last, max(0, last - limit), -1)
+    views = await asyncio.gather(*(request.app[LINE].look(line.keys, place) for place in places))
+    tickets = [_summary(request, line.sale, view) for view in views if view is not None]
+    return reply(200, TicketList(tickets, str(places[-1]) if places and places[-1] > 1 else None))
+
+
+async def revoke(request: web.Request) -> web.Response:
+    """End a person's ticket: place, seat and pass."""
+    operator, why = await _acting(request)
+    tickets, ticket = request.app[TICKETS], request.match_info["ticket"]
+    facts = tickets.facts(ticket)
+    line = request.app[FEED].line_of(facts.sale_no)
+    view = await request.app[LINE].look(line.keys, facts.place)
+    if view is None or not tickets.belongs(ticket, view.buyer):
+        raise TicketUnknown
+    if view.turn:
+        # At the shop first: from then on the pass buys nothing.
+        await request.app[SHOP].close_turns(line.sale.id, [view.turn], "revoked")
+    await request.app[TELLER].leave(facts, view.buyer)
+    before = {"ticket": ticket, "state": view.state.value}
+    after = {"ticket": ticket, "state": TicketState.LEFT.value if view.state.is_living else view.state.value}
+    await request.app[CONTROL].note(
+        line.sale.id, "revoke", actor=operator.account, before=before, after=after, reason=why
+    )
+    return web.Response(status=204)
+
+
 # --- reading requests
 
 
@@ -177,6 +358,107 @@ def _good_pass(request: web.Request, token: str, sale: str | None) -> Pass:
     if seen.exp_ms <= request.app[FEED].now_ms():
         raise Unauthenticated
     return seen
+
+
+async def _acting(request: web.Request) -> tuple[Identity, str | None]:
+    """The operator who acts, and why, if they say."""
+    operator = await require(request, *OPERATORS)
+    query(request)
+    return operator, (await body_or(request, ACTION, NO_WORDS)).reason
+
+
+async def _done(request: web.Request) -> web.Response:
+    # So that this process answers by the new hours at once, and not up to half a second later.
+    await request.app[FEED].follow()
+    return web.Response(status=204)
+
+
+async def _seen_version(request: web.Request, sale: str) -> int | None:
+    """The version that the operator saw; None = whatever it is now. Raises PolicyMissingMatch, PolicyStale."""
+    match = request.headers.get("If-Match")
+    if match is None:
+        raise PolicyMissingMatch
+    if match.strip() == "*":
+        return None
+    # Compared here as well: lifting a pause is not compared with the settings' version further on.
+    version = (await request.app[CONTROL].admission(sale)).version
+    if _etag(version) not in [tag.strip() for tag in match.split(",")]:
+        raise PolicyStale(version)
+    return version
+
+
+def _change(patch: AdmissionPatch) -> PolicyChange:
+    return PolicyChange(
+        mode=patch.mode,
+        rate_centi=_rate_centi(patch.rate_per_second),
+        active_max=patch.active_max,
+        pass_ttl_s=patch.pass_ttl_s,
+        turn_ttl_s=patch.turn_ttl_s,
+        absent_after_s=patch.absent_after_s,
+        paused=patch.paused,
+    )
+
+
+def _rate_centi(rate: float | UnsetType) -> int | UnsetType:
+    """Hundredths per second. What is finer is refused, not rounded: an operator reads back what was sent."""
+    if rate is UNSET:
+        return UNSET
+    centi = round(rate * 100)
+    if abs(rate * 100 - centi) > 1e-6:
+        raise InvalidRequest(Flaw("#/rate_per_second", "bad_value", "Rates go in steps of 0.01 a second."))
+    return centi
+
+
+def _admission(admission: Admission) -> web.Response:
+    policy = admission.policy
+    value = AdmissionReply(
+        mode=policy.mode,
+        rate_per_second=policy.rate_centi / 100,
+        active_max=policy.active_max,
+        paused=admission.is_paused,
+        pass_ttl_s=policy.pass_ttl_s,
+        turn_ttl_s=policy.turn_ttl_s,
+        absent_after_s=policy.absent_after_s,
+        paused_by=admission.paused_by,
+        changed_at=rfc3339(admission.changed_at_ms),
+        changed_by=admission.changed_by,
+        revert_at=rfc3339(admission.revert_at_ms) if admission.revert_at_ms is not None else None,
+    )
+    return reply(200, value, {"ETag": _etag(admission.version)})
+
+
+def _etag(version: int) -> str:
+    return f'"{version}"'
+
+
+def _summary(request: web.Request, sale: Sale, view: TicketView) -> TicketSummary:
+    ticket = request.app[TICKETS].issue(sale.no, LANES.index(view.lane), view.place, view.joined_ms, view.buyer)
+    return TicketSummary(
+        ticket=ticket,
+        place=view.place,
+        state=view.state,
+        is_absent=view.is_absent,
+        buyer=view.buyer,
+        lane=view.lane,
+        joined_at=rfc3339(view.joined_ms),
+        admitted_at=rfc3339(view.admitted_ms) if view.admitted_ms else None,
+        ended_at=rfc3339(view.ended_ms) if view.ended_ms else None,
+    )
+
+
+def _limit(text: str) -> int:
+    """1 to 100."""
+    limit = int(text)
+    if not 1 <= limit <= LIMIT_MAX:
+        raise ValueError
+    return limit
+
+
+def _cursor(text: str) -> int:
+    cursor = int(text)
+    if not 1 <= cursor <= PLACE_MAX:
+        raise ValueError
+    return cursor
 
 
 def _end_of(request: web.Request, key: str | None) -> Callable[[], Awaitable[None]]:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import partial
 
 from onsale.auth.tickets import TicketFacts
-from onsale.catalog.sales import SaleBook
 from onsale.lua.batching import Batcher
 from onsale.queue.errors import LineRecovering
 from onsale.queue.feed import Feed, KnownLine
@@ -37,10 +36,9 @@ class PresenceTick:
 class Presence:
     """Gathers by `sign` (no Redis), asks at once by `ask` (a share of a batch). `tick` is called each second."""
 
-    def __init__(self, line: Line, feed: Feed, book: SaleBook) -> None:
+    def __init__(self, line: Line, feed: Feed) -> None:
         self._line = line
         self._feed = feed
-        self._book = book
         self._askers: dict[int, tuple[KnownLine, Batcher[int, Answer]]] = {}
 
     def sign(self, line: KnownLine, place: int) -> None:
@@ -60,8 +58,7 @@ class Presence:
             if answer is False:
                 answer = await self._line.restore(line.keys, facts.place, buyer, facts.joined_ms, lane)
         except LineRecovering:
-            # Perhaps another epoch has begun and only this process does not know it yet.
-            await self._book.refresh()
+            await self._feed.follow()
             raise
         view = answer if isinstance(answer, TicketView) else None
         line.learn(facts.place, view)

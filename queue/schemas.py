@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from onsale.queue.frame import LineDocument, Message
 from onsale.queue.states import TicketState
@@ -58,18 +58,19 @@ class MessageRequest(Struct, frozen=True, forbid_unknown_fields=True):
     en: Sentence
 
 
-class AuditEntry(Struct, frozen=True):
-    """One thing an operator did. `digest` chains it to the entry before."""
+class AuditEntry(Struct, frozen=True, kw_only=True):
+    """One thing an operator did. `hash` covers the entry and the hash before it."""
 
     seq: int
     at: str
     actor: str
     action: str
     # `from` in JSON: a keyword in Python.
-    from_: Any
-    to: Any
+    from_: dict[str, Any] = field(name="from")
+    to: dict[str, Any]
     reason: str | None
-    digest: str
+    prev_hash: str
+    hash: str
 
 
 class AuditList(Struct, frozen=True):
@@ -100,8 +101,8 @@ class TicketList(Struct, frozen=True):
     next_cursor: str | None
 
 
-class RevocationRequest(Struct, frozen=True, forbid_unknown_fields=True):
-    """Ends a ticket and its pass."""
+class ActionRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    """An operator's action that needs nothing but, if they like, why."""
 
     reason: Why | None = None
 

@@ -15,6 +15,7 @@ import msgspec
 from onsale.auth.errors import StoreUnavailable
 from onsale.auth.passes import Passes
 from onsale.auth.tickets import TicketFacts, Tickets
+from onsale.lua.keys import LineKeys
 from onsale.queue.errors import LineRecovering, TicketUnknown
 from onsale.queue.feed import Feed, KnownLine
 from onsale.queue.frame import Frame, Reason, rfc3339
@@ -145,8 +146,7 @@ class Teller:
             return self._meanwhile(line, facts, error)
 
     async def _ask(self, line: KnownLine, facts: TicketFacts, buyer: str) -> Told:
-        if line.keys.epoch == 0:
-            raise LineRecovering
+        self._keys(line)
         view = await self._presence.ask(line, facts, buyer, LANES[facts.lane])
         if view is None:
             return self._waiting(line, facts, self._feed.now_ms())
@@ -164,9 +164,11 @@ class Teller:
 
         Raises SaleDraining, SaleSoldOut, SaleEnded, LineRecovering.
         """
-        if line.keys.epoch == 0:
-            raise LineRecovering
-        view, is_fresh = await self._line.join(line.keys, buyer)
+        try:
+            view, is_fresh = await self._line.join(self._keys(line), buyer)
+        except LineRecovering:
+            await self._feed.follow()
+            raise
         if view.state is TicketState.ADMITTED and view.told_ms == 0:
             view = await self._line.take(line.keys, view.place)
         ticket = self._tickets.issue(line.sale.no, LANES.index(view.lane), view.place, view.joined_ms, buyer)
@@ -184,17 +186,22 @@ class Teller:
         Raises LineRecovering, StoreUnavailable.
         """
         line = self._feed.line_of(facts.sale_no)
-        if line.keys.epoch == 0:
-            raise LineRecovering
+        keys = self._keys(line)
         with suppress(TicketUnknown):
             try:
-                view = await self._line.leave(line.keys, facts.place)
+                view = await self._line.leave(keys, facts.place)
             except TicketUnknown:
                 # Redis forgot it, and would take it back from its id: it is put back first, so that it can be ended.
-                await self._line.restore(line.keys, facts.place, buyer, facts.joined_ms, LANES[facts.lane])
-                view = await self._line.leave(line.keys, facts.place)
+                await self._line.restore(keys, facts.place, buyer, facts.joined_ms, LANES[facts.lane])
+                view = await self._line.leave(keys, facts.place)
             line.learn(facts.place, view)
         line.forget((facts.place,))
+
+    def _keys(self, line: KnownLine) -> LineKeys:
+        """The line's keys, once it has been loaded. Raises LineRecovering."""
+        if line.keys.epoch == 0:
+            raise LineRecovering
+        return line.keys
 
     def _reply(self, line: KnownLine, facts: TicketFacts, view: TicketView) -> TicketReply:
         if view.state in WAITS:
