@@ -16,6 +16,8 @@ from onsale.migrations.sql import load_queries
 
 queries = load_queries("onsale.auth", "sessions.sql")
 
+# Half of the second within which a sign-out must be known everywhere.
+REVOCATIONS_INTERVAL_MS = 500
 # A transaction's time is when it began, so a row may appear later than its time; ours take milliseconds.
 _OVERLAP_MS = 10_000
 # Entries outlive their tokens by this much, for processes whose clocks differ.

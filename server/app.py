@@ -21,7 +21,7 @@ from onsale.auth.middleware import Cookies
 from onsale.auth.passes import Passes
 from onsale.auth.passwords import PasswordHasher
 from onsale.auth.requests import BODY_BYTES_MAX, TRUSTED_PROXIES
-from onsale.auth.revocations import Revocations
+from onsale.auth.revocations import REVOCATIONS_INTERVAL_MS, Revocations
 from onsale.auth.sessions import Sessions
 from onsale.auth.streamkeys import StreamKeys
 from onsale.auth.throttle import SignInThrottle
@@ -32,6 +32,7 @@ from onsale.checkout.flow import CheckoutFlow
 from onsale.checkout.reads import Reads
 from onsale.checkout.stock import StockBoard
 from onsale.lua import Script
+from onsale.queue import handlers as line
 from onsale.queue.feed import Feed
 from onsale.queue.presence import Presence
 from onsale.queue.stream import StreamLimits, Streams
@@ -50,6 +51,7 @@ from onsale.server.rooms import Rooms, add_shared_loops, open_rooms
 from onsale.server.route import add_routes
 from onsale.server.routes import ROUTES
 from onsale.server.stores import open_stores
+from onsale.web import static_folder
 
 # Streams are served in slots of 50 ms; news of a turn is asked for in between.
 STREAM_INTERVAL_MS = 50
@@ -73,6 +75,7 @@ def create_app(settings: Settings) -> web.Application:
     app[pages.DOCUMENT] = document(ROUTES, version=pages.version(), public_url=settings.public_url)
     app[pages.SNAPSHOTS] = Snapshots(metrics.registry, settings.data_dir / "metrics", "web")
     add_routes(app, ROUTES)
+    app.router.add_static("/static", static_folder(), append_version=False)
     public = frozenset(route.path for route in ROUTES if route.is_public)
     app.on_response_prepare.append(stamp(public, is_https=settings.is_https))
     app.cleanup_ctx.append(_open)
@@ -148,7 +151,7 @@ def _open_auth(app: web.Application, rooms: Rooms, loops: Loops, closing: AsyncE
         Script(rooms.stores.line, "stream_key_end"),
     )
     app[auth.TICKETS] = Tickets(keyring)
-    loops.add("revocations", lambda: revocations.tick(time.time_ns() // 1_000_000), SECOND_MS)
+    loops.add("revocations", lambda: revocations.tick(time.time_ns() // 1_000_000), REVOCATIONS_INTERVAL_MS)
 
 
 def _open_line(app: web.Application, rooms: Rooms, loops: Loops, closing: AsyncExitStack) -> None:
@@ -159,6 +162,11 @@ def _open_line(app: web.Application, rooms: Rooms, loops: Loops, closing: AsyncE
     streams = Streams(teller, feed, presence, StreamLimits())
     app.on_shutdown.append(lambda _: streams.close())
     app[catalog.BOOK] = rooms.book
+    app[line.FEED] = feed
+    app[line.LINE] = rooms.line
+    app[line.STREAMS] = streams
+    app[line.TELLER] = teller
+    app[line.UNLIMITED_FROM] = app[SETTINGS].unlimited_from
     app[pages.READINESS] = Readiness(rooms.stores, lambda: _document_ages_ms(feed))
     loops.add("feed", feed.tick, 0)
     loops.add("documents", feed.refresh, SECOND_MS)
