@@ -14,7 +14,7 @@ import click
 from onsale.auth.roles import Role
 from onsale.server import running
 from onsale.server.config import Settings, environment
-from onsale.server.quantities import Duration
+from onsale.server.quantities import Duration, Rate
 from onsale.server.terminal import (
     chosen_data_dir,
     echo_json,
@@ -24,6 +24,7 @@ from onsale.server.terminal import (
     run,
     with_data_dir,
     with_json,
+    with_reason,
 )
 
 ROLES = click.Choice([role.value for role in Role])
@@ -186,6 +187,108 @@ def money(price: dict[str, Any]) -> str:
     return f"{price['amount']} {price['currency']}"
 
 
+@sale.command("open")
+@click.argument("sale_id", metavar="SALE")
+@with_reason
+@with_data_dir
+def sale_open(sale_id: str, reason: str | None, data_dir: Path | None) -> None:
+    """Open SALE now, whatever its schedule says."""
+    from onsale.server import operating
+
+    run(operating.open_sale(found_settings(data_dir), sale_id, reason=reason))
+    click.echo(f"{sale_id} is open")
+
+
+@sale.command("close")
+@click.argument("sale_id", metavar="SALE")
+@with_reason
+@with_data_dir
+def sale_close(sale_id: str, reason: str | None, data_dir: Path | None) -> None:
+    """Close SALE now, whatever its schedule says. Orders that are being paid for are finished."""
+    from onsale.server import operating
+
+    run(operating.close_sale(found_settings(data_dir), sale_id, reason=reason))
+    click.echo(f"{sale_id} is closed")
+
+
+@sale.command("reset")
+@click.argument("sale_id", metavar="SALE")
+@click.confirmation_option(prompt="Everything bought in this sale is forgotten. Go on?")
+@with_data_dir
+def sale_reset(sale_id: str, data_dir: Path | None) -> None:
+    """Make SALE as it was before anybody came: for demos and trials. Its orders are deleted."""
+    from onsale.server import operating
+
+    run(operating.reset(found_settings(data_dir), sale_id))
+    click.echo(f"{sale_id} is as new")
+
+
+# --- admission
+
+
+@main.command()
+@click.argument("sale_id", metavar="SALE")
+@click.argument("centi", metavar="RATE", type=Rate())
+@click.option("--active-max", type=click.IntRange(0, 10_000_000), help="How many may be inside at once.")
+@click.option("--revert-after", "revert_after_ms", type=Duration(), help="Go back to what was before after this long.")
+@with_reason
+@with_json
+@with_data_dir
+def rate(
+    sale_id: str,
+    centi: int,
+    active_max: int | None,
+    revert_after_ms: int | None,
+    reason: str | None,
+    as_json: bool,
+    data_dir: Path | None,
+) -> None:
+    """Let people into SALE at RATE (500/s, 30/min; 0/s = nobody). In force everywhere within a second."""
+    from onsale.server import operating
+
+    work = operating.set_rate(
+        found_settings(data_dir),
+        sale_id,
+        centi,
+        active_max=active_max,
+        revert_after_ms=revert_after_ms,
+        reason=reason,
+    )
+    echo_admission(run(work), as_json)
+
+
+@main.command()
+@click.argument("sale_id", metavar="SALE")
+@with_reason
+@with_json
+@with_data_dir
+def pause(sale_id: str, reason: str | None, as_json: bool, data_dir: Path | None) -> None:
+    """Let nobody into SALE until it is resumed; everybody keeps their place."""
+    from onsale.server import operating
+
+    echo_admission(run(operating.pause(found_settings(data_dir), sale_id, reason=reason)), as_json)
+
+
+@main.command()
+@click.argument("sale_id", metavar="SALE")
+@with_reason
+@with_json
+@with_data_dir
+def resume(sale_id: str, reason: str | None, as_json: bool, data_dir: Path | None) -> None:
+    """Let people into SALE again. What the system itself holds (a provider that is away) stays held."""
+    from onsale.server import operating
+
+    echo_admission(run(operating.resume(found_settings(data_dir), sale_id, reason=reason)), as_json)
+
+
+def echo_admission(now: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        return echo_json(now)
+    held = f", held by {', '.join(now['paused_by'])}" if now["paused_by"] else ""
+    back = f" until {now['revert_at']}" if now["revert_at"] else ""
+    return click.echo(f"{now['sale']}: {now['rate_per_second']:g}/s, {now['active_max']} inside at most{held}{back}")
+
+
 # --- accounts
 
 
@@ -214,6 +317,27 @@ def set_role(email: str, role: str, data_dir: Path | None) -> None:
 
     account = run(operating.set_role(found_settings(data_dir), email, Role(role)))
     click.echo(f"{account} is {role}")
+
+
+# --- the record
+
+
+@main.command()
+@click.argument("sale_id", metavar="SALE")
+@with_json
+@with_data_dir
+def rebuild(sale_id: str, as_json: bool, data_dir: Path | None) -> None:
+    """Make the stock, holds, limits and claims of SALE in Redis anew from the record.
+
+    While it runs the sale answers that it is recovering. Happens by itself when Redis has lost something.
+    """
+    from onsale.server import operating
+
+    epoch = run(operating.rebuild(found_settings(data_dir), sale_id))
+    if as_json:
+        echo_json({"sale": sale_id, "epoch": epoch})
+    else:
+        click.echo(f"{sale_id} is rebuilt, epoch {epoch}")
 
 
 # --- the test clock

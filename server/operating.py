@@ -12,6 +12,7 @@ from typing import Any
 
 import asyncpg
 import msgspec
+from msgspec import UNSET
 from redis.exceptions import RedisError
 
 from onsale.auth.access import AccessTokens
@@ -19,25 +20,31 @@ from onsale.auth.accounts import Accounts, ensure_load_accounts
 from onsale.auth.errors import AuthError
 from onsale.auth.keys import Keyring
 from onsale.auth.passwords import PasswordHasher
-from onsale.auth.revocations import Revocations
+from onsale.auth.requests import rfc3339
 from onsale.auth.roles import Role
 from onsale.catalog.errors import CatalogError
 from onsale.catalog.salefile import parse_sale_file
 from onsale.catalog.sales import Sale, SaleBook, advance_clock
 from onsale.catalog.schemas import sale_reply
 from onsale.checkout.errors import CheckoutError
+from onsale.checkout.record.rebuild import Rebuilder
 from onsale.migrations import MigrationChanged, migrate
+from onsale.queue.control import Admission, Control, PolicyChange
 from onsale.queue.errors import LineError
 from onsale.server.children import ChildFailed
 from onsale.server.config import Settings
 from onsale.server.embedded import StoreUnusable
+from onsale.server.reset import MoneyInFlight, reset_sale
+from onsale.server.rooms import open_rooms
 from onsale.server.running import AlreadyRunning
+from onsale.server.stores import open_stores
 from onsale.server.up import PortTaken
 
 # Who an action is signed by when it came from the command line.
 COMMAND_LINE = "command-line"
 
 SaleDocument = dict[str, Any]
+AdmissionDocument = dict[str, Any]
 
 
 class Refused(Exception):
@@ -52,6 +59,7 @@ DECISIONS = (
     LineError,
     Refused,
     MigrationChanged,
+    MoneyInFlight,
     ChildFailed,
     PortTaken,
     StoreUnusable,
@@ -73,6 +81,15 @@ async def sales(settings: Settings) -> AsyncIterator[tuple[asyncpg.Pool, SaleBoo
         book = SaleBook(pool)
         await book.refresh()
         yield pool, book
+
+
+@asynccontextmanager
+async def control(settings: Settings) -> AsyncIterator[Control]:
+    """What operators change, with the stores behind it."""
+    async with open_stores(settings, pool_max=4) as stores:
+        book = SaleBook(stores.pool)
+        await book.refresh()
+        yield Control(stores.line, stores.pool, book)
 
 
 async def migrate_database(settings: Settings) -> Sequence[str]:
@@ -100,10 +117,69 @@ async def show_sale(settings: Settings, sale: str) -> SaleDocument:
         return sale_document(book.get(sale), settings)
 
 
+async def set_rate(
+    settings: Settings,
+    sale: str,
+    centi: int,
+    *,
+    active_max: int | None,
+    revert_after_ms: int | None,
+    reason: str | None,
+) -> AdmissionDocument:
+    """Let people in at this rate, and this cap where one is given; in force everywhere within a second."""
+    change = PolicyChange(rate_centi=centi, active_max=UNSET if active_max is None else active_max)
+    revert_after_s = None if revert_after_ms is None else max(1, revert_after_ms // 1000)
+    async with control(settings) as line:
+        now = await line.set_policy(
+            sale, change, actor=COMMAND_LINE, version=None, reason=reason, revert_after_s=revert_after_s
+        )
+    return admission_document(sale, now)
+
+
+async def pause(settings: Settings, sale: str, *, reason: str | None) -> AdmissionDocument:
+    """Hold the line in the operators' name."""
+    async with control(settings) as line:
+        return admission_document(sale, await line.pause(sale, actor=COMMAND_LINE, reason=reason))
+
+
+async def resume(settings: Settings, sale: str, *, reason: str | None) -> AdmissionDocument:
+    """Lift the operators' hold; what others hold stays held."""
+    async with control(settings) as line:
+        return admission_document(sale, await line.resume(sale, actor=COMMAND_LINE, reason=reason))
+
+
+async def open_sale(settings: Settings, sale: str, *, reason: str | None) -> None:
+    """Open now, whatever the schedule says."""
+    async with control(settings) as line:
+        await line.open(sale, actor=COMMAND_LINE, reason=reason)
+
+
+async def close_sale(settings: Settings, sale: str, *, reason: str | None) -> None:
+    """Close now, whatever the schedule says."""
+    async with control(settings) as line:
+        await line.close(sale, actor=COMMAND_LINE, reason=reason)
+
+
+async def reset(settings: Settings, sale: str) -> None:
+    """Make a sale as it was before anybody came."""
+    async with database(settings) as pool:
+        await reset_sale(pool, sale)
+
+
+async def rebuild(settings: Settings, sale: str) -> int:
+    """Make a sale's keys in the shop's Redis anew from the record; the epoch they have now."""
+    async with open_stores(settings, pool_max=4) as stores, open_rooms(settings, stores) as rooms:
+        tick = await Rebuilder(stores.pool, stores.shop, rooms.inventory, rooms.book).rebuild(sale)
+        if tick.busy:
+            raise Refused(f"{sale} is being rebuilt by another process already")
+        await rooms.book.refresh()
+        return rooms.book.get(sale).shop_epoch
+
+
 async def make_tokens(settings: Settings, *, count: int, first: int, ttl_ms: int, role: Role) -> list[str]:
     """Access tokens of load accounts, made when missing."""
     async with database(settings) as pool:
-        access = AccessTokens(Keyring(settings.secret_keys), settings.public_url, Revocations(pool))
+        access = AccessTokens(Keyring(settings.secret_keys), settings.public_url, frozenset())
         return await ensure_load_accounts(
             pool, access, count=count, first=first, ttl_s=max(1, ttl_ms // 1000), role=role, now_ms=now_ms()
         )
@@ -140,6 +216,22 @@ def sale_document(sale: Sale, settings: Settings) -> SaleDocument:
     }
     document["address"] = f"{settings.public_url}/sales/{sale.id}"
     return document
+
+
+def admission_document(sale: str, now: Admission) -> AdmissionDocument:
+    """How people are let in, as `GET …/admission` says it."""
+    return {
+        "sale": sale,
+        "mode": now.policy.mode,
+        "rate_per_second": now.policy.rate_centi / 100,
+        "active_max": now.policy.active_max,
+        "paused": now.is_paused,
+        "paused_by": list(now.paused_by),
+        "version": now.version,
+        "changed_at": rfc3339(now.changed_at_ms),
+        "changed_by": now.changed_by,
+        "revert_at": None if now.revert_at_ms is None else rfc3339(now.revert_at_ms),
+    }
 
 
 def now_ms() -> int:

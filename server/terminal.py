@@ -42,6 +42,11 @@ def with_json(command: Command) -> Command:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
 
 
+def with_reason(command: Command) -> Command:
+    """Adds `--reason`: kept in the sale's audit."""
+    return click.option("--reason", help="Why; kept in the sale's audit.")(command)
+
+
 def chosen_data_dir(asked: Path | None) -> Path:
     """The data directory: as asked, as the environment says, or `.onsale` here."""
     return asked or Path(environment().get("ONSALE_DATA_DIR") or ".onsale")

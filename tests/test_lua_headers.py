@@ -42,7 +42,7 @@ def named_replies(text: str) -> set[int]:
 
 def documented_replies(header: str) -> set[int]:
     """Every `{n…}` and every name of a reply in the header."""
-    return {int(number) for number in re.findall(r"\{\s*(\d+)", header)} | named_replies(header)
+    return {int(number) for number in re.findall(r"[{|]\s*\{?(\d+)\b", header)} | named_replies(header)
 
 
 def answered_replies(script: str) -> set[int]:

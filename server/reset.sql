@@ -1,0 +1,58 @@
+-- A sale as it was before anybody came: for demos and trials. Everything bought in it is forgotten.
+
+-- sale_fence --
+-- From here on nothing of the epochs before is recorded, and the line and the stock are loaded anew. No row: no such sale.
+UPDATE sales
+   SET opened_at = NULL, closed_at = NULL, draining_at = NULL, message = NULL, paused_by = '{}',
+       line_epoch = line_epoch + 1, shop_epoch = shop_epoch + 1, updated_at = now()
+ WHERE id = $1
+RETURNING id;
+
+-- money_in_flight --
+-- Payments that may still be charged or given back.
+SELECT count(*) FROM payments p JOIN orders o ON o.id = p.order_id
+ WHERE o.sale = $1 AND p.state IN ('pending', 'refunding');
+
+-- refunds_delete --
+-- With the payments they belong to.
+DELETE FROM refunds r USING payments p, orders o WHERE r.payment_id = p.id AND p.order_id = o.id AND o.sale = $1;
+
+-- payments_delete --
+-- Every try to pay.
+DELETE FROM payments p USING orders o WHERE p.order_id = o.id AND o.sale = $1;
+
+-- order_items_delete --
+-- What was ordered.
+DELETE FROM order_items i USING orders o WHERE i.order_id = o.id AND o.sale = $1;
+
+-- refusals_delete --
+-- Claims that were refused.
+DELETE FROM refusals WHERE sale = $1;
+
+-- orders_delete --
+-- Every order.
+DELETE FROM orders WHERE sale = $1;
+
+-- ledger_delete --
+-- The account of its units.
+DELETE FROM ledger WHERE sale = $1;
+
+-- sale_buyers_delete --
+-- Who bought how many.
+DELETE FROM sale_buyers WHERE sale = $1;
+
+-- admissions_delete --
+-- Whom the line let in.
+DELETE FROM admissions WHERE sale = $1;
+
+-- watermarks_delete --
+-- How far streams were read whose epochs are over.
+DELETE FROM watermarks WHERE sale = $1;
+
+-- poison_delete --
+-- Events nobody could read.
+DELETE FROM poison WHERE sale = $1;
+
+-- items_reset --
+-- Nothing is claimed or sold.
+UPDATE sale_items SET claimed = 0, sold = 0 WHERE sale = $1;
