@@ -40,7 +40,7 @@ class Revocations:
         self._until_ms: dict[str, int] = {}
         self._asked_at: datetime | None = None
 
-    def __contains__(self, session: str) -> bool:
+    def __contains__(self, session: object) -> bool:
         return session in self._until_ms
 
     def add(self, session: str, until_ms: int) -> None:

@@ -157,7 +157,7 @@ def _open_auth(app: web.Application, rooms: Rooms, loops: Loops, closing: AsyncE
 def _open_line(app: web.Application, rooms: Rooms, loops: Loops, closing: AsyncExitStack) -> None:
     feed = Feed(rooms.stores.line, rooms.book)
     closing.push_async_callback(feed.close)
-    presence = Presence(rooms.line, feed, rooms.book)
+    presence = Presence(rooms.line, feed)
     teller = Teller(rooms.line, feed, presence, app[auth.TICKETS], app[auth.PASSES])
     streams = Streams(teller, feed, presence, StreamLimits())
     app.on_shutdown.append(lambda _: streams.close())

@@ -32,6 +32,7 @@ REASONS = {
 WHO: Mapping[str, str] = {
     "anyone": "Nobody has to be signed in.",
     "buyer": "A signed-in account.",
+    "joiner": "A signed-in account; anyone, where the sale takes guests.",
     "holder": "Whoever holds the ticket: by its token, or signed in as its buyer.",
     "operator": "Managers and masters.",
     "pass": "Whoever holds a pass.",
@@ -39,6 +40,7 @@ WHO: Mapping[str, str] = {
 SECURITY: Mapping[str, list[dict[str, list[str]]]] = {
     "anyone": [],
     "buyer": [{"bearer": []}, {"cookie": []}],
+    "joiner": [{"bearer": []}, {"cookie": []}, {"ticket_token": []}, {}],
     "holder": [{"bearer": []}, {"cookie": []}, {"ticket_token": []}],
     "operator": [{"bearer": []}, {"cookie": []}],
     "pass": [{"admission_pass": []}],
@@ -46,6 +48,7 @@ SECURITY: Mapping[str, list[dict[str, list[str]]]] = {
 WHO_PROBLEMS: Mapping[str, tuple[type[BaseException], ...]] = {
     "anyone": (),
     "buyer": (auth.Unauthenticated, auth.EmailUnverified),
+    "joiner": (auth.Unauthenticated, auth.EmailUnverified, auth.NotFound),
     "holder": (auth.Unauthenticated, auth.EmailUnverified, auth.NotFound),
     "operator": (auth.Unauthenticated, auth.EmailUnverified, auth.Forbidden),
     "pass": (),
@@ -151,7 +154,7 @@ def problems_of(route: Route) -> frozenset[Problem]:
     if route.query or route.media == "application/json":
         # An unknown query name is refused wherever JSON is answered.
         kinds.append(auth.InvalidRequest)
-    if route.who in ("buyer", "operator") and route.method != "GET":
+    if route.who in ("buyer", "joiner", "operator") and route.method != "GET":
         kinds.append(auth.CrossSite)
     if "{" in route.path:
         kinds.append(auth.NotFound)

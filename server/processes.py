@@ -18,11 +18,15 @@ from urllib.parse import urlsplit
 import structlog
 from aiohttp import web
 
+from onsale.checkout.backlog import Backlog
 from onsale.checkout.caretaker import Caretaker
+from onsale.checkout.completer import Completer
 from onsale.checkout.providers.sandbox_server import create_sandbox
 from onsale.checkout.reaper import Reaper
 from onsale.checkout.record.flusher import Flusher
+from onsale.checkout.record.rebuild import Rebuilder
 from onsale.queue.admitter import Admitter
+from onsale.queue.keeper import Keeper
 from onsale.server import app as web_app
 from onsale.server import pages, readers
 from onsale.server.config import Settings
@@ -38,6 +42,8 @@ log = structlog.get_logger()
 ADMIT_INTERVAL_MS = 50
 FLUSH_WAIT_MS = 50
 REAP_INTERVAL_MS = 500
+KEEP_INTERVAL_MS = 500
+COMPLETE_INTERVAL_MS = 250
 SECOND_MS = 1_000
 # How many connections the kernel holds for us while the loop is busy: a crowd arrives within one instant.
 BACKLOG = 4096
@@ -66,31 +72,55 @@ async def run_web(settings: Settings) -> None:
 async def run_admitter(settings: Settings) -> None:
     """Let people in at the set rate. Any number run, none leads."""
     async with _process(settings, "admitter") as process:
-        rooms = process.rooms
-        process.loops.add("book", rooms.book.refresh, BOOK_INTERVAL_MS)
-        process.loops.add("admitter", Admitter(rooms.stores.line, rooms.book, rooms.inventory).tick, ADMIT_INTERVAL_MS)
+        admitter_loops(process.rooms, process.loops)
+
+
+def admitter_loops(rooms: Rooms, loops: Loops) -> None:
+    """What an admitter keeps going."""
+    loops.add("book", rooms.book.refresh, BOOK_INTERVAL_MS)
+    loops.add("admitter", Admitter(rooms.stores.line, rooms.book, rooms.inventory).tick, ADMIT_INTERVAL_MS)
 
 
 async def run_flusher(settings: Settings) -> None:
     """Write what happened into Postgres. Any number run, each stream has one writer."""
     async with _process(settings, "flusher") as process:
-        stores = process.rooms.stores
-        flusher = Flusher(stores.pool, stores.shop, stores.line, process.rooms.inventory)
-        for name, lane in (
-            ("money", flusher.money),
-            ("holdings", flusher.holdings),
-            ("admissions", flusher.admissions),
-        ):
-            process.loops.add(f"flusher_{name}", _waiting(lane.tick), 0)
+        flusher_loops(process.rooms, process.loops)
+
+
+def flusher_loops(rooms: Rooms, loops: Loops) -> None:
+    """One loop a kind of stream: a backlog of holdings never stands in front of money."""
+    flusher = Flusher(rooms.stores.pool, rooms.stores.shop, rooms.stores.line, rooms.inventory)
+    for name, lane in (("money", flusher.money), ("holdings", flusher.holdings), ("admissions", flusher.admissions)):
+        loops.add(f"flusher_{name}", _waiting(lane.tick), 0)
 
 
 async def run_worker(settings: Settings) -> None:
     """Everything that is nobody's request: lapse, complete, load, rebuild, forget."""
     async with _process(settings, "worker") as process:
-        rooms, loops = process.rooms, process.loops
-        add_shared_loops(rooms, loops)
-        loops.add("reaper", Reaper(rooms.inventory, rooms.book).tick, REAP_INTERVAL_MS)
-        loops.add("caretaker", Caretaker(rooms.inventory, rooms.book).tick, SECOND_MS)
+        add_shared_loops(process.rooms, process.loops)
+        worker_loops(process.rooms, process.loops)
+
+
+def worker_loops(rooms: Rooms, loops: Loops) -> None:
+    """The janitors, each with work of its own; any number of each may run."""
+    stores = rooms.stores
+    loops.add("keeper", Keeper(stores.line, stores.pool, rooms.book).tick, KEEP_INTERVAL_MS)
+    loops.add("rebuilder", Rebuilder(stores.pool, stores.shop, rooms.inventory, rooms.book).tick, KEEP_INTERVAL_MS)
+    loops.add("completer", _completer(rooms).tick, COMPLETE_INTERVAL_MS)
+    loops.add("reaper", Reaper(rooms.inventory, rooms.book).tick, REAP_INTERVAL_MS)
+    loops.add("caretaker", Caretaker(rooms.inventory, rooms.book).tick, SECOND_MS)
+
+
+def _completer(rooms: Rooms) -> Completer:
+    return Completer(
+        backlog=Backlog(rooms.stores.pool, rooms.driver),
+        book=rooms.book,
+        inventory=rooms.inventory,
+        feed=rooms.record,
+        orders=rooms.orders,
+        providers=rooms.providers,
+        sealer=rooms.sealer,
+    )
 
 
 async def run_sandbox(settings: Settings) -> None:

@@ -17,7 +17,10 @@ from onsale.checkout import errors as checkout_errors
 from onsale.checkout import handlers as checkout
 from onsale.checkout import schemas as checkout_schemas
 from onsale.checkout.states import OrderState
-from onsale.server import pages
+from onsale.queue import errors as line_errors
+from onsale.queue import handlers as line
+from onsale.queue import schemas as line_schemas
+from onsale.server import pages, shopfront
 from onsale.server.route import Query, Route
 
 LIMIT = Query("limit", {"type": "integer", "minimum": 1, "maximum": 100, "default": 20}, "How many at most.")
@@ -75,6 +78,53 @@ CATALOGUE = (
     Route(
         "GET", "/v1/sales/{sale}", catalog.show_sale, "show_sale", "One sale.",
         reply=catalog_schemas.SaleReply, problems=(catalog_errors.SaleUnknown,),
+    ),
+)  # fmt: skip
+
+LANE = Query("lane", {"type": "string", "default": "general"}, "Which lane of the line.")
+
+LINE = (
+    Route(
+        "POST", "/v1/sales/{sale}/tickets", line.join, "join", "Join the line, or find your ticket again.", "joiner",
+        body=line_schemas.JoinRequest, is_body_optional=True, reply=line_schemas.TicketReply, status=201,
+        also={200: "The living ticket you hold."},
+        problems=(
+            catalog_errors.SaleUnknown, line_errors.GuestsRefused, line_errors.SaleDraining, line_errors.SaleSoldOut,
+            line_errors.SaleEnded, line_errors.LineRecovering,
+        ),
+        is_hot=True,
+    ),
+    Route(
+        "GET", "/v1/tickets/{ticket}", line.show, "show_ticket", "How a ticket stands; a sign of life.", "holder",
+        reply=line_schemas.TicketReply, problems=(line_errors.TicketUnknown, line_errors.LineRecovering), is_hot=True,
+    ),
+    Route(
+        "DELETE", "/v1/tickets/{ticket}", line.leave, "leave", "Leave the line.", "holder", status=204,
+        problems=(line_errors.TicketUnknown, line_errors.LineRecovering),
+    ),
+    Route(
+        "GET", "/v1/tickets/{ticket}/events", line.stream_ticket, "stream_ticket",
+        "The personal event stream; a sign of life.", "holder", media="text/event-stream", headers=("Last-Event-ID",),
+        also={204: "The stream has ended: ask no more."},
+        problems=(line_errors.TicketUnknown, line_errors.StreamsExhausted),
+    ),
+    Route(
+        "GET", "/v1/sales/{sale}/line", line.show_line, "show_line", "The line as everyone sees it.",
+        reply=line_schemas.LineDocument, headers=("If-None-Match",), also={304: "Not changed."}, query=(LANE,),
+        problems=(catalog_errors.SaleUnknown,), is_hot=True,
+    ),
+    Route(
+        "GET", "/v1/sales/{sale}/line/events", line.stream_line, "stream_line", "The same as an event stream.",
+        media="text/event-stream", headers=("Last-Event-ID",), query=(LANE,),
+        problems=(catalog_errors.SaleUnknown, line_errors.StreamsExhausted),
+    ),
+    Route(
+        "GET", "/v1/passes/verify", line.verify_pass, "verify_pass", "Whether a pass is good now; for proxies.", "pass",
+        status=204, problems=(auth_errors.Unauthenticated,),
+        query=(
+            Query("pass", {"type": "string"}, "The pass, where no header or cookie carries it."),
+            Query("sale", {"type": "string"}, "The sale that it must be for."),
+        ),
     ),
 )  # fmt: skip
 
@@ -142,4 +192,4 @@ CHECKOUT = (
     ),
 )  # fmt: skip
 
-ROUTES: tuple[Route, ...] = (*ACCOUNTS, *CATALOGUE, *CHECKOUT, *pages.ROUTES)
+ROUTES: tuple[Route, ...] = (*ACCOUNTS, *CATALOGUE, *LINE, *CHECKOUT, *pages.ROUTES, *shopfront.ROUTES)

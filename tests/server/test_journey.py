@@ -1,0 +1,283 @@
+"""The whole way of a buyer over HTTP: join, be let in, reserve, pay, recorded. Real stores, every process's ticks."""
+
+import asyncio
+import json
+import time
+from contextlib import asynccontextmanager
+
+import pytest
+from aiohttp import web
+
+from onsale.auth.accounts import ensure_load_accounts
+from onsale.auth.middleware import ACCESS
+from onsale.auth.roles import Role
+from onsale.checkout.providers.sandbox_server import create_sandbox
+from onsale.server.app import ROOMS
+from onsale.server.config import load_settings
+from onsale.server.loop import Loops
+from onsale.server.processes import admitter_loops, flusher_loops, worker_loops
+
+SALE = {
+    "sale": {
+        "id": "drop",
+        "title": "Drop",
+        "opens_at": "now",
+        "closes_at": "2030-01-01T00:00:00Z",
+        "limit_per_buyer": 2,
+    },
+    "admission": {"rate_per_second": 100.0, "active_max": 50},
+    "items": [{"product": "jacket", "title": "Jacket", "stock": 3, "price": {"amount": 1990000, "currency": "KRW"}}],
+}
+WANTED = {"items": [{"product": "jacket", "quantity": 1}]}
+
+
+def paying(token="ok"):
+    return {"payment": {"provider": "sandbox", "method": "card", "token": token}}
+
+
+@pytest.fixture
+async def sandbox_url(tmp_path):
+    """The provider, a server of its own."""
+    runner = web.AppRunner(create_sandbox(tmp_path / "sandbox"), access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    yield "http://{}:{}".format(*runner.addresses[0])
+    await runner.cleanup()
+
+
+@pytest.fixture
+def settings(environ, sandbox_url):
+    return load_settings(environ | {"ONSALE_SANDBOX_URL": sandbox_url})
+
+
+@pytest.fixture
+async def processes(app, server):
+    """What admitter, flusher and worker do, beside the web process."""
+    rooms, loops = app[ROOMS], Loops()
+    admitter_loops(rooms, loops)
+    flusher_loops(rooms, loops)
+    worker_loops(rooms, loops)
+    async with loops.running(drain_s=2.0):
+        yield
+
+
+class Caller:
+    """One account's calls; each answers (status, body, headers)."""
+
+    def __init__(self, client, token):
+        self._client = client
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+
+    async def __call__(self, method, path, body=None, **headers):
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        async with self._client.request(method, path, json=body, headers=self._headers | named) as response:
+            is_json = "json" in response.content_type
+            return response.status, await response.json() if is_json else await response.read(), response.headers
+
+    async def until(self, path, is_so):
+        """Ask until the answer is as wanted; the system's loops run meanwhile."""
+        async with asyncio.timeout(15):
+            while True:
+                status, body, _ = await self("GET", path)
+                if status == 200 and is_so(body):
+                    return body
+
+    async def insist(self, method, path, body=None, **headers):
+        """Repeat while the system asks for patience: a sale that was just made is being loaded."""
+        async with asyncio.timeout(15):
+            while True:
+                answer = await self(method, path, body, **headers)
+                if answer[0] != 503:
+                    return answer
+
+
+@pytest.fixture
+async def accounts(app, server, client):
+    """Makes callers: `accounts("customer", 3)`."""
+    made = 0
+
+    async def make(role, count=1):
+        nonlocal made
+        tokens = await ensure_load_accounts(
+            app[ROOMS].stores.pool,
+            app[ACCESS],
+            count=count,
+            first=made + 1,
+            ttl_s=600,
+            role=Role(role),
+            now_ms=time.time_ns() // 1_000_000,
+        )
+        made += count
+        return [Caller(client, token) for token in tokens]
+
+    return make
+
+
+@pytest.fixture
+async def sale(processes, accounts):
+    """A sale of three jackets, made by a manager over HTTP."""
+    (manager,) = await accounts("manager")
+    status, body, headers = await manager("POST", "/v1/sales", SALE)
+    assert (201, "/v1/sales/drop") == (status, headers["Location"]), body
+    return "drop"
+
+
+async def admitted(buyer, sale):
+    """Join and poll until let in; the ticket that says so."""
+    status, ticket, headers = await buyer.insist("POST", f"/v1/sales/{sale}/tickets")
+    assert status in (200, 201), ticket
+    assert headers["Location"] == f"/v1/tickets/{ticket['ticket']}"
+    return await buyer.until(f"/v1/tickets/{ticket['ticket']}", lambda now: now["state"] == "admitted")
+
+
+async def reserved(buyer, sale, ticket, key="reserve-1"):
+    status, order, headers = await buyer.insist(
+        "POST", f"/v1/sales/{sale}/orders", WANTED, Idempotency_Key=key, Admission_Pass=ticket["pass"]["token"]
+    )
+    assert (201, "reserved") == (status, order.get("state")), order
+    assert headers["Location"] == f"/v1/orders/{order['order']}"
+    return order
+
+
+async def test_a_buyer_joins_is_let_in_reserves_pays_and_it_is_recorded(sale, accounts, database):
+    """Every step answers as promised, and what was answered stands in Postgres."""
+    (buyer,) = await accounts("customer")
+    ticket = await admitted(buyer, sale)
+    order = await reserved(buyer, sale, ticket)
+    status, paid, _ = await buyer(
+        "POST", f"/v1/orders/{order['order']}/confirmation", paying(), Idempotency_Key="confirm-1"
+    )
+
+    assert (200, "confirmed", True) == (status, paid.get("state"), paid.get("recorded")), paid
+    assert {"amount": 1990000, "currency": "KRW"} == paid["total"]
+    row = await database.fetchrow("SELECT state, claim, amount FROM orders WHERE id = $1", order["order"])
+    assert ("confirmed", "sold", 1990000) == tuple(row)
+    assert ["claimed", "sold"] == [
+        row["verb"]
+        for row in await database.fetch("SELECT verb FROM ledger WHERE order_id = $1 ORDER BY id", order["order"])
+    ]
+    status, shown, _ = await buyer("GET", f"/v1/orders/{order['order']}")
+    assert ("confirmed", ["captured"]) == (shown["state"], [payment["state"] for payment in shown["payments"]])
+    await buyer.until(f"/v1/tickets/{ticket['ticket']}", lambda now: now["state"] == "completed")
+    await buyer.until("/v1/products/jacket/stock", lambda now: now == {"free": 2})
+
+
+async def test_repeating_every_call_changes_nothing(sale, accounts, database):
+    """Twice is as good as once: the same ticket, the same order, one charge, one sale."""
+    (buyer,) = await accounts("customer")
+    ticket = await admitted(buyer, sale)
+    status, again, _ = await buyer("POST", f"/v1/sales/{sale}/tickets")
+    assert (200, ticket["ticket"]) == (status, again["ticket"])
+    order = await reserved(buyer, sale, ticket)
+    assert order["order"] == (await reserved(buyer, sale, ticket))["order"]
+    path = f"/v1/orders/{order['order']}/confirmation"
+    answers = await asyncio.gather(*(buyer("POST", path, paying(), Idempotency_Key="confirm-1") for _ in range(3)))
+
+    assert {(200, "confirmed")} == {(status, body.get("state")) for status, body, _ in answers}
+    assert 1 == await database.fetchval("SELECT count(*) FROM payments WHERE order_id = $1", order["order"])
+    assert 1 == await database.fetchval("SELECT sold FROM sale_items WHERE sale = $1", sale)
+
+
+async def test_more_buyers_than_units(sale, accounts, database):
+    """Three jackets, six buyers: three sold, and the others are told so in good manners."""
+
+    async def buy(buyer):
+        ticket = await admitted(buyer, sale)
+        status, order, _ = await buyer.insist(
+            "POST", f"/v1/sales/{sale}/orders", WANTED, Idempotency_Key="r", Admission_Pass=ticket["pass"]["token"]
+        )
+        if status != 201:
+            return order["code"]
+        _, paid, _ = await buyer("POST", f"/v1/orders/{order['order']}/confirmation", paying(), Idempotency_Key="c")
+        return paid["state"]
+
+    buyers = [asyncio.create_task(buy(buyer)) for buyer in await accounts("customer", 6)]
+    async with asyncio.timeout(30):
+        while await database.fetchval("SELECT sum(sold) FROM sale_items") != 3:
+            await asyncio.wait(buyers, timeout=0.05)
+    for late in buyers:
+        late.cancel()
+    endings = await asyncio.gather(*buyers, return_exceptions=True)
+
+    assert 3 == endings.count("confirmed")
+    assert {"confirmed", "sold_out"} >= {ending for ending in endings if isinstance(ending, str)}
+    assert 3 == await database.fetchval("SELECT count(*) FROM orders WHERE state = 'confirmed'")
+
+
+async def test_a_declined_card_leaves_the_reservation(sale, accounts):
+    """402 with the reason; another card then buys the same order."""
+    (buyer,) = await accounts("customer")
+    order = await reserved(buyer, sale, await admitted(buyer, sale))
+    path = f"/v1/orders/{order['order']}/confirmation"
+    status, problem, _ = await buyer("POST", path, paying("decline_funds"), Idempotency_Key="c-1")
+    assert (402, "payment_declined", "funds", True) == (
+        status,
+        problem["code"],
+        problem["reason"],
+        problem["retryable"],
+    )
+    status, paid, _ = await buyer("POST", path, paying(), Idempotency_Key="c-2")
+
+    assert (200, "confirmed") == (status, paid.get("state")), paid
+
+
+async def test_without_a_pass_nothing_is_reserved(sale, accounts):
+    """No pass, another's pass, a forged one: refused, each with its word."""
+    buyer, other = await accounts("customer", 2)
+    ticket = await admitted(buyer, sale)
+    path = f"/v1/sales/{sale}/orders"
+    none = await other("POST", path, WANTED, Idempotency_Key="k")
+    stolen = await other("POST", path, WANTED, Idempotency_Key="k", Admission_Pass=ticket["pass"]["token"])
+    forged = await buyer(
+        "POST", path, WANTED, Idempotency_Key="k", Admission_Pass=ticket["pass"]["token"][:-4] + "AAAA"
+    )
+
+    assert (403, "pass_required") == (none[0], none[1]["code"])
+    assert (403, "pass_invalid") == (stolen[0], stolen[1]["code"])
+    assert (403, "pass_invalid") == (forged[0], forged[1]["code"])
+
+
+async def test_the_line_document_follows(sale, accounts, client):
+    """Anyone reads the line: who was let in is counted, and an unchanged document is not sent again."""
+    anyone = Caller(client, None)
+    (buyer,) = await accounts("customer")
+    await admitted(buyer, sale)
+    shown = await anyone.until(f"/v1/sales/{sale}/line", lambda line: line["admitted"] == 1)
+
+    assert (sale, "open", 1) == (shown["sale"], shown["state"], shown["tail"])
+    assert {"free": 3, "held": 0, "sold": 0} == shown["stock"]
+
+
+@asynccontextmanager
+async def events(client, path, **headers):
+    """An open event stream; yields a function that answers the next event's name and data."""
+    async with client.get(path, headers=headers) as response:
+        assert "text/event-stream" == response.content_type, await response.text()
+
+        async def next_event():
+            name = ""
+            async with asyncio.timeout(15):
+                async for raw in response.content:
+                    line = raw.decode().rstrip("\n")
+                    if line.startswith("event: "):
+                        name = line[7:]
+                    elif line.startswith("data: "):
+                        return name, line[6:]
+            return "", ""
+
+        yield next_event
+
+
+async def test_a_stream_tells_the_turn(sale, accounts, client):
+    """A holder with nothing but the ticket's token hears of the turn, with the pass."""
+    (buyer,) = await accounts("customer")
+    _, ticket, _ = await buyer.insist("POST", f"/v1/sales/{sale}/tickets")
+    authorization = f"Bearer {ticket['ticket_token']}"
+    async with events(client, f"/v1/tickets/{ticket['ticket']}/events", Authorization=authorization) as next_event:
+        async with asyncio.timeout(15):
+            told = {}
+            while told.get("state") != "admitted":
+                name, data = await next_event()
+                told = json.loads(data) if name == "ticket" else told
+
+    assert told["pass"]["token"]
