@@ -187,9 +187,9 @@ class ShopMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.orders)
     @rule(
         data=st.data(),
-        buyer=st.sampled_from(["its own", "its own", "its own", "stranger"]),
-        key=st.sampled_from(["new", "new", "old"]),
-        digest=st.sampled_from(["digest", "digest", "another"]),
+        buyer=st.sampled_from(["its own"] * 6 + ["stranger"]),
+        key=st.sampled_from(["new", "new", "new", "old"]),
+        digest=st.sampled_from(["digest", "digest", "digest", "another"]),
     )
     def pin(self, data: st.DataObject, buyer: str, key: str, digest: str) -> None:
         name, order = self._draw_order(data)
@@ -224,6 +224,21 @@ class ShopMachine(RuleBasedStateMachine):
         self._become(order, "confirming", "claimed")
         return order.tries[-1]
 
+    @precondition(lambda self: any(order.state == "reserved" and not order.is_due for order in self.orders.values()))
+    @rule(data=st.data(), times=st.integers(2, TRIES_MAX))
+    def be_declined(self, data: st.DataObject, times: int) -> None:
+        """Try and be declined several times over."""
+        able = sorted(name for name, order in self.orders.items() if order.state == "reserved" and not order.is_due)
+        name = data.draw(st.sampled_from(able))
+        order = self.orders[name]
+        for _ in range(times):
+            if order.state == "reserved":
+                attempt = new_attempt()
+                made = self._expected_pin(order, order.asked.buyer, attempt)
+                answer = self.outcome(self.shop.inventory.pin(KEYS, Pin(name, order.asked.buyer, attempt)))
+                assert made.attempt == answer.attempt
+                self._decline(name, order, made)
+
     @precondition(lambda self: self.orders)
     @rule(data=st.data())
     def confirm(self, data: st.DataObject) -> None:
@@ -246,7 +261,9 @@ class ShopMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.orders)
     @rule(data=st.data())
     def decline(self, data: st.DataObject) -> None:
-        name, order, made = self._draw_try(data)
+        self._decline(*self._draw_try(data))
+
+    def _decline(self, name: str, order: Order, made: Try | None) -> None:
         expected: Any = errors.OrderUnknown
         if made is not None and made.outcome == "open":
             order.rev += 1
@@ -424,13 +441,16 @@ class ShopMachine(RuleBasedStateMachine):
         assert self.closings == found
 
     def _draw_order(self, data: st.DataObject) -> tuple[str, Order]:
-        name = data.draw(st.sampled_from(sorted(self.orders)))
+        """Any order, more often one that is reserved: most calls that matter are made on those."""
+        reserved = sorted(name for name, order in self.orders.items() if order.state == "reserved")
+        name = data.draw(st.sampled_from(reserved * 3 + sorted(self.orders)))
         return name, self.orders[name]
 
     def _draw_try(self, data: st.DataObject) -> tuple[str, Order, Try | None]:
-        """An order with tries where there is one, and one of its tries, mostly the newest."""
+        """An order with tries where there is one, oftener one being paid; and one of its tries, mostly the newest."""
+        paying = sorted(name for name, order in self.orders.items() if order.state == "confirming")
         paid = sorted(name for name, order in self.orders.items() if order.tries)
-        name = data.draw(st.sampled_from(paid or sorted(self.orders)))
+        name = data.draw(st.sampled_from(paying * 3 + (paid or sorted(self.orders))))
         order = self.orders[name]
         if not order.tries:
             return name, order, None
@@ -451,8 +471,8 @@ def test_scripts_agree_with_the_model(machine: type[ShopMachine]) -> None:
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=40,
-            stateful_step_count=40,
+            max_examples=100,
+            stateful_step_count=60,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
         ),
