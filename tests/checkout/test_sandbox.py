@@ -10,6 +10,7 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp.test_utils import TestServer
+
 from onsale.checkout.providers.sandbox_server import JOURNAL, create_sandbox
 
 Start = Callable[[], Awaitable[TestServer]]
