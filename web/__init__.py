@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
@@ -25,6 +26,11 @@ def messages(lang: str) -> Mapping[str, str]:
     name = lang if lang in LANGUAGES else "en"
     raw = (resources.files("onsale.web") / "messages" / f"{name}.json").read_bytes()
     return MappingProxyType(msgspec.json.decode(raw, type=dict[str, str]))
+
+
+def static_folder() -> Path:
+    """Where styles and scripts lie."""
+    return Path(__file__).parent / "static"
 
 
 @cache
