@@ -25,7 +25,7 @@ local buyers, leases, gone, admissions, feed = KEYS[7], KEYS[8], KEYS[9], KEYS[1
 local presence = {KEYS[12], KEYS[13], KEYS[14], KEYS[15], KEYS[16]}
 -- Figures older than this let nobody in: stock moves as fast as people buy.
 local STOCK_FRESH_MS = 2000
--- No tick for this long: Redis was away from everybody, and no silence of that time counts.
+-- No tick for this long: Redis was away from everybody, or its clock was moved; no silence of that time counts.
 local TICK_AWAY_MS = 10000
 local PASS_OVER_MAX, LEASES_MAX, MISSES_MAX = 1000, 100, 3
 local DOCUMENT_EVERY_MS = 1000
@@ -49,13 +49,14 @@ end
 
 local function note_tick()
   local last_ms = tonumber(redis.call("HGET", meta, "tick_ms")) or now
-  if now - last_ms > TICK_AWAY_MS then redis.call("HSET", meta, "presence_valid_from_ms", now) end
+  if math.abs(now - last_ms) > TICK_AWAY_MS then redis.call("HSET", meta, "presence_valid_from_ms", now) end
   redis.call("HSET", meta, "tick_ms", now)
 end
 
 local function note_stock(figures)
   local known_ms = tonumber(redis.call("HGET", meta, "stock_at_ms")) or 0
-  if #figures == 0 or now - figures[6] <= known_ms then return end
+  -- A known time that is yet to come is of a clock that went back.
+  if #figures == 0 or (now - figures[6] <= known_ms and known_ms <= now) then return end
   redis.call("HSET", meta, "free", figures[1], "held", figures[2], "claimed", figures[3], "sold", figures[4],
     "seats_by_stock", figures[5], "stock_at_ms", now - figures[6])
 end
@@ -223,7 +224,7 @@ if #back > 0 then redis.call("PUBLISH", feed, cjson.encode({kind = "absent", epo
 if #ended > 0 then redis.call("PUBLISH", feed, cjson.encode({kind = "ended", epoch = line.epoch, tickets = ended})) end
 
 local due = redis.call("HMGET", meta, "is_due", "document_ms", "shown_state", "closings_cursor")
-local is_due = due[1] == "1" or now - (tonumber(due[2]) or 0) >= DOCUMENT_EVERY_MS or due[3] ~= line.state
+local is_due = due[1] == "1" or math.abs(now - (tonumber(due[2]) or 0)) >= DOCUMENT_EVERY_MS or due[3] ~= line.state
 local is_more = #chosen == tonumber(ARGV[2]) or #passed == PASS_OVER_MAX
 return {
   OK, line.state, active + #chosen, #chosen, #passed, #back - #passed, #ended, is_more and 1 or 0, is_due and 1 or 0,

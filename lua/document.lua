@@ -46,7 +46,7 @@ local function number(name)
   return tonumber(m[name]) or 0
 end
 
-if m.is_due ~= "1" and now - number("document_ms") < DOCUMENT_EVERY_MS and m.shown_state == line.state then
+if m.is_due ~= "1" and math.abs(now - number("document_ms")) < DOCUMENT_EVERY_MS and m.shown_state == line.state then
   return {STALE}
 end
 redis.call("HSET", meta, "document_ms", now, "is_due", 0)
@@ -58,7 +58,7 @@ local function reason_now()
   for _, holder in ipairs(HOLDERS) do
     if redis.call("SISMEMBER", pauses, holder[1]) == 1 then return holder[2], "{}" end
   end
-  if is_letting_in(line) and not is_stock_fresh then return "shop_away", "{}" end
+  if is_letting_in(line) and not is_stock_fresh then return "stock_unknown", "{}" end
   if is_letting_in(line) and number("free") <= 0 and number("held") + number("claimed") > 0 then
     return "sold_out_holds_pending", string.format('{"held":%d}', number("held") + number("claimed"))
   end

@@ -1,5 +1,6 @@
---[[ Hold the line still in one holder's name, or let that holder's hand go. Safe to repeat; nobody lifts another's hold.
-  KEYS[1] meta      hash     bucket
+--[[ Hold the line still in one holder's name, or let that holder's hand go, while Postgres cannot be told. Safe to repeat;
+  nobody lifts another's hold.
+  KEYS[1] meta      hash     bucket, sync_no
   KEYS[2] policy    hash     rate_centi
   KEYS[3] pauses    set      holders of the line
   ARGV[1] holder    ARGV[2] is_held  1 or 0
@@ -16,4 +17,6 @@ local now = clock_ms()
 local line = read_line(meta, pauses, now)
 -- Settled first: what had flowed until now is kept, and the time of the hold is not paid out afterwards.
 redis.call("HSET", meta, "bucket", bucket_level(meta, policy, line, now), "bucket_at_ms", now, "is_due", 1)
+-- Whoever read Postgres before this is too old to write.
+redis.call("HINCRBY", meta, "sync_no", 1)
 return {OK, redis.call(ARGV[2] == "1" and "SADD" or "SREM", pauses, ARGV[1])}

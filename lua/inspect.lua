@@ -13,7 +13,7 @@
   KEYS[12] presence0   KEYS[13] presence1   KEYS[14] presence2   KEYS[15] presence3   KEYS[16] presence4   strings
   Returns {0 registered | 1 on another server | 7 not loaded | 22 corrupt, run_id of this server, now_ms} and behind it,
     for 0 and 1: sync_no, tail, ceiling, is_sold_out,
-    {opens_at_ms, closes_at_ms, draining, message, policy_version, is_paused} ]]
+    {opens_at_ms, closes_at_ms, draining, message, policy_version}, {holder, ...} ]]
 -- include: guard
 -- include: line
 local meta, policy, pauses = KEYS[1], KEYS[2], KEYS[3]
@@ -32,7 +32,5 @@ if not m[1] or not version then return {UNKNOWN, server_run_id(), clock_ms()} en
 return {
   is_registered(meta) and OK or RECOVERING, server_run_id(), clock_ms(), tonumber(m[2]) or 0, tonumber(m[3]) or 0,
   tonumber(m[4]) or 0, (tonumber(m[5]) or 0) > 0 and 1 or 0,
-  {
-    tonumber(m[6]), tonumber(m[7]), tonumber(m[8]), m[9], tonumber(version), redis.call("SISMEMBER", pauses, "operator")
-  }
+  {tonumber(m[6]), tonumber(m[7]), tonumber(m[8]), m[9], tonumber(version)}, redis.call("SMEMBERS", pauses)
 }

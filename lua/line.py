@@ -44,8 +44,8 @@ class Settings(msgspec.Struct, frozen=True, array_like=True):
     pass_ttl_ms: int
     turn_ttl_ms: int
     absent_after_ms: int
-    # Whether an operator holds the line.
-    is_paused: int
+    # Who holds the line still.
+    holders: tuple[str, ...]
 
 
 class StockNote(msgspec.Struct, frozen=True, array_like=True):
@@ -100,8 +100,9 @@ class Inspection:
     tail: int = 0
     ceiling: int = 0
     is_sold_out: bool = False
-    # opens_at_ms, closes_at_ms, draining, message, policy_version, is_paused
-    synced: tuple[int, int, int, str, int, int] | None = None
+    # opens_at_ms, closes_at_ms, draining, message, policy_version
+    synced: tuple[int, int, int, str, int] | None = None
+    holders: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,9 +291,10 @@ class LineScripts:
         reply, run_id, now_ms = Reply(row[0]), row[1].decode(), row[2]
         if len(row) == 3:
             return Inspection(reply, run_id, now_ms)
-        opens_at_ms, closes_at_ms, draining, message, version, is_paused = row[7]
-        synced = (opens_at_ms, closes_at_ms, draining, message.decode(), version, is_paused)
-        return Inspection(reply, run_id, now_ms, row[3], row[4], row[5], row[6] == 1, synced)
+        opens_at_ms, closes_at_ms, draining, message, version = row[7]
+        synced = (opens_at_ms, closes_at_ms, draining, message.decode(), version)
+        holders = frozenset(holder.decode() for holder in row[8])
+        return Inspection(reply, run_id, now_ms, row[3], row[4], row[5], row[6] == 1, synced, holders)
 
     async def ceiling(self, keys: LineKeys, ceiling: int) -> int:
         """The ceiling in force."""

@@ -2,7 +2,7 @@
   read Postgres earlier finds it moved, and reads again.
   KEYS[1] meta      hash     schedule, bucket, sync_no
   KEYS[2] policy    hash     what operators set
-  KEYS[3] pauses    set      holders of the line; only the operator's is written here
+  KEYS[3] pauses    set      holders of the line
   ARGV[1] seen      sync_no that was read
   ARGV[2] settings  msgpack list, see includes/settings.lua
   Returns {0} | {1} recovering | {9} read again | {22} corrupt ]]

@@ -7,11 +7,13 @@ under its buyer or its place, so a caller whose answer was lost asks again knowi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any, NoReturn, TypeVar, cast
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from onsale.auth.errors import StoreUnavailable
 from onsale.catalog.sales import SaleBook
@@ -20,9 +22,11 @@ from onsale.lua.keys import LineKeys
 from onsale.lua.line import Answer, LineRefused, LineScripts, ViewRow
 from onsale.lua.replies import Reply
 from onsale.queue.errors import LineError, LineRecovering, SaleDraining, SaleEnded, SaleSoldOut, TicketUnknown
+from onsale.queue.holders import POSTGRES_AWAY, Holders
 from onsale.queue.numbering import Numbering
 from onsale.queue.ports import ShopPort
 from onsale.queue.states import LANES, TicketState, TicketView
+from onsale.queue.sync import LineSync
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
@@ -33,6 +37,9 @@ SKEW_MS = 30_000
 SIGNS_A_CALL = 1_000
 # How often numbering may reach the ceiling within one call before the line is taken for recovering.
 RAISES_MAX = 5
+
+# How Redis refuses to write or to answer; the client strips the word in front of some of these.
+CANNOT_WRITE = re.compile(r"used memory|OOM|MISCONF|NOREPLICAS|READONLY|read only|LOADING|BUSY|CLUSTERDOWN|MASTERDOWN")
 
 STATES = {
     1: TicketState.WAITING,
@@ -60,10 +67,12 @@ class Line:
     with the server they are on, and StoreUnavailable while Redis is away or has more to do than it can.
     """
 
-    def __init__(self, redis: Redis, numbering: Numbering, shop: ShopPort, book: SaleBook) -> None:
+    def __init__(self, redis: Redis, numbering: Numbering, holders: Holders, shop: ShopPort, book: SaleBook) -> None:
         self._redis = redis
         self._scripts = LineScripts(redis)
+        self._sync = LineSync(self._scripts, book)
         self._numbering = numbering
+        self._holders = holders
         self._shop = shop
         self._book = book
         self._batchers: dict[tuple[str, LineKeys], Batcher[Any, Answer]] = {}
@@ -118,12 +127,13 @@ class Line:
         return _view(*await self._submit("restore", keys, item, self._scripts.restore))
 
     async def pause(self, sale: str, holder: str) -> None:
-        """Hold the line still in the holder's name. Idempotent. An operator's hold is `Control`'s: it must last."""
-        await _guarded(self._scripts.hold(self._keys(sale), holder, is_held=True))
+        """Hold the line still in the holder's name. Idempotent. While Postgres is away the hold is only as lasting as
+        Redis. Operators hold by `Control`, which writes down who did."""
+        await self._hold(sale, holder, self._holders.add, is_held=True)
 
     async def resume(self, sale: str, holder: str) -> None:
         """Lift the holder's own pause, nobody else's. Idempotent."""
-        await _guarded(self._scripts.hold(self._keys(sale), holder, is_held=False))
+        await self._hold(sale, holder, self._holders.remove, is_held=False)
 
     async def document(self, keys: LineKeys) -> bytes | None:
         """The newest line document as published, or None before the first; it may be of before an outage."""
@@ -134,8 +144,18 @@ class Line:
         for batcher in self._batchers.values():
             await batcher.close()
 
-    def _keys(self, sale: str) -> LineKeys:
-        return LineKeys(sale, self._book.get(sale).line_epoch)
+    async def _hold(
+        self, sale: str, holder: str, write: Callable[[str, str], Awaitable[None]], *, is_held: bool
+    ) -> None:
+        try:
+            await write(sale, holder)
+        except POSTGRES_AWAY:
+            keys = LineKeys(sale, self._book.get(sale).line_epoch)
+            await _guarded(self._scripts.hold(keys, holder, is_held=is_held))
+            return
+        # Written down: where the line cannot be told now, the Keeper tells it.
+        with suppress(LineRecovering, StoreUnavailable):
+            await _guarded(self._sync.push(sale))
 
     async def _submit(
         self,
@@ -191,5 +211,10 @@ async def _guarded(call: Awaitable[Value]) -> Value:
         return await call
     except LineRefused as refused:
         raise ERRORS[refused.reply] from refused
+    except ResponseError as error:
+        # An error of a script is a fault of ours and rises.
+        if CANNOT_WRITE.search(str(error)) is None:
+            raise
+        raise StoreUnavailable from error
     except (RedisError, Overloaded) as error:
         raise StoreUnavailable from error

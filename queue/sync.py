@@ -1,4 +1,4 @@
-"""Brings what Postgres says of a sale (schedule, policy, message, an operator's hold) into the sale's line.
+"""Brings what Postgres says of a sale (schedule, policy, message, who holds it still) into the sale's line.
 
 Postgres is read after the line's `sync_no`, and the line written under it: of two writers the one who read Postgres
 earlier finds the number moved and reads again, so an old setting never comes after a new one, whoever is slow.
@@ -16,6 +16,8 @@ from onsale.queue.errors import LineRecovering
 
 # Each failed try means that somebody else wrote newer settings meanwhile.
 TRIES = 5
+# The line's own hold while its places are gathered after a loss; Postgres does not know of it.
+GATHERING = "recovering"
 
 
 def settings_of(sale: Sale) -> Settings:
@@ -33,21 +35,15 @@ def settings_of(sale: Sale) -> Settings:
         pass_ttl_ms=policy.pass_ttl_s * 1000,
         turn_ttl_ms=policy.turn_ttl_s * 1000,
         absent_after_ms=policy.absent_after_s * 1000,
-        is_paused=int("operator" in sale.paused_by),
+        holders=sale.paused_by,
     )
 
 
 def is_in_force(sale: Sale, inspection: Inspection) -> bool:
     """Whether the line has been told what the book says."""
     wanted = settings_of(sale)
-    return inspection.synced == (
-        wanted.opens_at_ms,
-        wanted.closes_at_ms,
-        wanted.draining,
-        wanted.message,
-        wanted.policy_version,
-        wanted.is_paused,
-    )
+    told = (wanted.opens_at_ms, wanted.closes_at_ms, wanted.draining, wanted.message, wanted.policy_version)
+    return inspection.synced == told and inspection.holders - {GATHERING} == set(sale.paused_by)
 
 
 class LineSync:

@@ -17,6 +17,7 @@ from onsale.checkout.providers import Guarded, ProviderWatch
 from onsale.checkout.providers.sandbox import SandboxProvider
 from onsale.checkout.record.watermark import RecordFeed
 from onsale.lua.keys import ShopKeys
+from onsale.queue.holders import Holders
 from onsale.queue.line import Line
 from onsale.queue.numbering import Numbering
 from onsale.server.config import Settings
@@ -54,7 +55,7 @@ async def open_rooms(settings: Settings, stores: Stores) -> AsyncIterator[Rooms]
     async with AsyncExitStack() as closing:
         inventory = Inventory(stores.shop, lambda sale: ShopKeys(sale, book.get(sale).shop_epoch))
         closing.push_async_callback(inventory.close)
-        line = Line(stores.line, Numbering(stores.pool), inventory, book)
+        line = Line(stores.line, Numbering(stores.pool), Holders(stores.pool), inventory, book)
         closing.push_async_callback(line.close)
         record = RecordFeed(stores.shop, stores.pool)
         closing.push_async_callback(record.close)

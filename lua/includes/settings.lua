@@ -1,6 +1,6 @@
--- What Postgres says of a sale, written into its line: schedule, message, policy, and whether an operator holds it.
+-- What Postgres says of a sale, written into its line: schedule, message, policy, and who holds it still.
 -- A list: [opens_at_ms, closes_at_ms, draining, message, policy_version, mode, rate_centi, active_max, pass_ttl_ms,
--- turn_ttl_ms, absent_after_ms, is_paused].
+-- turn_ttl_ms, absent_after_ms, [holder, ...]].
 local POLICY = {"version", "mode", "rate_centi", "active_max", "pass_ttl_ms", "turn_ttl_ms", "absent_after_ms"}
 
 local function apply_schedule(meta, s)
@@ -25,6 +25,18 @@ local function note_change(meta, before, after, now)
     "change_params", string.format('{"from":%.2f,"to":%.2f}', before / 100, after / 100))
 end
 
+-- The window of gathering is the line's own: it is neither in Postgres nor lifted from there.
+local function apply_holders(pauses, holders)
+  local is_wanted = {recovering = true}
+  for _, holder in ipairs(holders) do
+    is_wanted[holder] = true
+    redis.call("SADD", pauses, holder)
+  end
+  for _, holder in ipairs(redis.call("SMEMBERS", pauses)) do
+    if not is_wanted[holder] then redis.call("SREM", pauses, holder) end
+  end
+end
+
 -- The bucket is settled at the old rate first, and cut to the new burst.
 local function apply_settings(meta, policy, pauses, line, s, now)
   local level = bucket_level(meta, policy, line, now)
@@ -34,5 +46,5 @@ local function apply_settings(meta, policy, pauses, line, s, now)
   for i, name in ipairs(POLICY) do redis.call("HSET", policy, name, s[4 + i]) end
   redis.call("HSET", meta, "bucket", math.min(level, burst_of(s[7]) * PERSON), "bucket_at_ms", now, "is_due", 1)
   note_change(meta, rate_before, s[7], now)
-  redis.call(s[12] == 1 and "SADD" or "SREM", pauses, "operator")
+  apply_holders(pauses, s[12])
 end

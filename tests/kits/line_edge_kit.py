@@ -27,10 +27,12 @@ from onsale.auth.streamkeys import StreamKeys
 from onsale.auth.tickets import Tickets
 from onsale.catalog.sales import NewItem, NewSale, Policy, SaleBook
 from onsale.lua import Script, connect
+from onsale.queue import handlers
 from onsale.queue.admitter import Admitter
 from onsale.queue.control import Control
 from onsale.queue.feed import Feed, KnownLine
 from onsale.queue.handlers import CONTROL, FEED, LINE, SHOP, STREAMS, TELLER
+from onsale.queue.holders import Holders
 from onsale.queue.keeper import Keeper
 from onsale.queue.line import Line
 from onsale.queue.live import Live
@@ -39,7 +41,7 @@ from onsale.queue.ports import StockFigures, TurnClosing
 from onsale.queue.presence import Presence
 from onsale.queue.stream import StreamLimits, Streams
 from onsale.queue.teller import Teller
-from onsale.server.metrics import Metrics
+from onsale.server.metrics import Traffic
 from onsale.server.middleware import manners
 
 SALE = "autumn"
@@ -86,7 +88,7 @@ class Edge:
         self.clock = Clock()
         self.shop = FakeShop()
         self.book = SaleBook(pool)
-        self.line = Line(redis, Numbering(pool), self.shop, self.book)
+        self.line = Line(redis, Numbering(pool), Holders(pool), self.shop, self.book)
         self.keeper = Keeper(redis, pool, self.book)
         self.control = Control(redis, pool, self.book)
         self.admitter = Admitter(redis, self.book, self.shop)
@@ -130,9 +132,7 @@ class Edge:
 
     def app(self) -> web.Application:
         """The routes of the line on an application of their own."""
-        from onsale.queue import handlers
-
-        app = web.Application(middlewares=[manners(Metrics().traffic, ())])
+        app = web.Application(middlewares=[manners(Traffic(), ())])
         app[FEED], app[LINE], app[TELLER], app[STREAMS] = self.feed, self.line, self.teller, self.streams
         app[CONTROL], app[SHOP] = self.control, self.shop
         app[ACCESS], app[TICKETS], app[PASSES], app[COOKIES] = self.access, self.tickets, self.passes, Cookies(ISSUER)
