@@ -1,4 +1,4 @@
-"""Buying, step by step and all at once: one charge and one verdict an attempt, whoever asks, how often, and from where."""
+"""Buying, step by step and all at once: one charge and one verdict an attempt, whoever asks and however often."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sandbox provider over real HTTP: each token's behaviour, one result an attempt, and books that survive its death."""
+"""The sandbox provider over HTTP: each token's behaviour, one result an attempt, and books that survive its death."""
 
 from __future__ import annotations
 

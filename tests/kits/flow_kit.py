@@ -34,6 +34,7 @@ from onsale.checkout.providers.sandbox import SandboxProvider
 from onsale.checkout.record.flusher import Flusher
 from onsale.checkout.record.watermark import RecordFeed
 from onsale.checkout.schemas import ItemRequest, Money, PaymentRequest, ReserveRequest
+from onsale.checkout.settling import Claim
 from onsale.lua.keys import ShopKeys
 
 SALE, PRODUCT, PRICE = "drop", "jacket", 1_000
@@ -45,7 +46,7 @@ numbers = itertools.count(1)
 
 
 class Fate:
-    """Ends a process before or after the n-th call of a step, such as `after confirm`; everything later ends as well."""
+    """Ends a process before or after the n-th call of a step, such as `after confirm`, and all that comes later."""
 
     def __init__(self, step: str = "", nth: int = 1) -> None:
         self._step = step
@@ -136,16 +137,31 @@ class Checkout:
             driver=f"web-{next(numbers)}",
             policy=self.policy,
         )
-        self.completer = Completer(
+        self.completer = self._completer(self.inventory, self.feed, provider)
+
+    def mortal_completer(self) -> Completer:
+        """One that meets this process's fate."""
+        return self._completer(
+            Mortal(self.inventory, self.fate, "confirm", "decline", "fail", "refuse"),
+            Mortal(self.feed, self.fate, "verdict"),
+            Mortal(self.guarded, self.fate, "charge", "find", "void", "refund"),
+        )
+
+    def _completer(self, inventory: Any, feed: Any, provider: Any) -> Completer:
+        return Completer(
             backlog=Backlog(self.pool, f"worker-{next(numbers)}"),
             book=self.book,
-            inventory=self.inventory,
-            feed=self.feed,
+            inventory=inventory,
+            feed=feed,
             orders=self.orders,
             providers={"sandbox": provider},
             sealer=self.sealer,
             policy=self.completing,
         )
+
+    def claim(self, row: OrderRow, attempt: str) -> Claim:
+        """What a driver knows of an attempt."""
+        return Claim(SALE, row.doc(self.sale.limit_per_buyer), attempt, "key", self.guarded)
 
     def another(self, **changes: Any) -> Checkout:
         """Another process on the same stores."""
@@ -223,8 +239,11 @@ class Checkout:
 
     async def age(self, order: str, by_ms: int) -> None:
         """An attempt is older than it is."""
-        query = "UPDATE payments SET created_at = created_at - make_interval(secs => $2::bigint / 1000.0) WHERE order_id = $1"
-        await self.pool.execute(query, order, by_ms)
+        await self.pool.execute(
+            "UPDATE payments SET created_at = created_at - make_interval(secs => $2) WHERE order_id = $1",
+            order,
+            by_ms / 1000,
+        )
 
 
 def pay(token: str = "ok") -> PaymentRequest:
