@@ -30,8 +30,8 @@ from onsale.migrations.sql import load_queries
 
 queries = load_queries("onsale.auth", "sessions.sql")
 
-# A device that is not used for 30 days signs in again; any does after 180.
-REFRESH_TTL_S = 30 * 24 * 3600
+# A device that is not used for a week signs in again; any does after 180.
+REFRESH_TTL_S = 7 * 24 * 3600
 SESSION_TTL_S = 180 * 24 * 3600
 # Long enough for a lost answer and a second tab, too short for a thief to come after.
 GRACE_S = 5
