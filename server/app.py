@@ -33,7 +33,9 @@ from onsale.checkout.reads import Reads
 from onsale.checkout.stock import StockBoard
 from onsale.lua import Script
 from onsale.queue import handlers as line
+from onsale.queue.control import Control
 from onsale.queue.feed import Feed
+from onsale.queue.live import Live
 from onsale.queue.presence import Presence
 from onsale.queue.stream import StreamLimits, Streams
 from onsale.queue.teller import Teller
@@ -162,8 +164,10 @@ def _open_line(app: web.Application, rooms: Rooms, loops: Loops, closing: AsyncE
     streams = Streams(teller, feed, presence, StreamLimits())
     app.on_shutdown.append(lambda _: streams.close())
     app[catalog.BOOK] = rooms.book
+    app[line.CONTROL] = Control(rooms.stores.line, rooms.stores.pool, rooms.book)
     app[line.FEED] = feed
     app[line.LINE] = rooms.line
+    app[line.SHOP] = rooms.inventory
     app[line.STREAMS] = streams
     app[line.TELLER] = teller
     app[line.UNLIMITED_FROM] = app[SETTINGS].unlimited_from
@@ -172,6 +176,7 @@ def _open_line(app: web.Application, rooms: Rooms, loops: Loops, closing: AsyncE
     loops.add("documents", feed.refresh, SECOND_MS)
     loops.add("presence", presence.tick, SECOND_MS)
     loops.add("streams", streams.tick, STREAM_INTERVAL_MS)
+    loops.add("live", Live(feed, streams, rooms.inventory).tick, SECOND_MS)
     loops.add("tell", streams.tell, TELL_INTERVAL_MS)
 
 

@@ -35,6 +35,7 @@ REQUEST_ID_SANE = re.compile(r"[A-Za-z0-9._~-]{8,64}", re.ASCII)
 CLIENT_GONE = 499
 # No id of ours or of people is longer; what is longer, or holds U+0000, names nothing.
 SEGMENT_CHARACTERS_MAX = 200
+STATIC = "/static"
 
 # Everything is served from our own address, nothing is inlined, nobody frames us.
 PAGE_POLICY = (
@@ -115,7 +116,8 @@ def stamp(public: frozenset[str], *, is_https: bool) -> Callable[[web.Request, w
         headers["X-Content-Type-Options"] = "nosniff"
         headers["Server"] = "onsale"
         if "Cache-Control" not in headers:
-            headers["Cache-Control"] = "no-store"
+            # Styles and scripts are asked after each time: a release is seen at once, and an unchanged file not sent.
+            headers["Cache-Control"] = "no-cache" if route_of(request) == STATIC else "no-store"
         if request.method != "POST" and route_of(request) in public:
             headers["Access-Control-Allow-Origin"] = "*"
         if headers.get("Content-Type", "").startswith("text/html"):

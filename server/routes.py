@@ -192,4 +192,59 @@ CHECKOUT = (
     ),
 )  # fmt: skip
 
-ROUTES: tuple[Route, ...] = (*ACCOUNTS, *CATALOGUE, *LINE, *CHECKOUT, *pages.ROUTES, *shopfront.ROUTES)
+ACT_PROBLEMS = (catalog_errors.SaleUnknown, line_errors.SaleNotScheduled, line_errors.LineRecovering)
+
+OPERATING = (
+    Route(
+        "GET", "/v1/sales/{sale}/admission", line.show_admission, "show_admission", "How people are let in.",
+        "operator", reply=line_schemas.AdmissionReply, problems=(catalog_errors.SaleUnknown,),
+    ),
+    Route(
+        "PATCH", "/v1/sales/{sale}/admission", line.change_admission, "change_admission",
+        "Change how people are let in; in force everywhere within a second.", "operator",
+        body=line_schemas.AdmissionPatch, reply=line_schemas.AdmissionReply, headers=("If-Match",),
+        problems=(*ACT_PROBLEMS, line_errors.PolicyMissingMatch, line_errors.PolicyStale),
+    ),
+    Route(
+        "POST", "/v1/sales/{sale}/opening", line.open_sale, "open_sale", "Open now, whatever the schedule says.",
+        "operator", body=line_schemas.ActionRequest, is_body_optional=True, status=204, problems=ACT_PROBLEMS,
+    ),
+    Route(
+        "POST", "/v1/sales/{sale}/closing", line.close_sale, "close_sale", "End now, whatever the schedule says.",
+        "operator", body=line_schemas.ActionRequest, is_body_optional=True, status=204, problems=ACT_PROBLEMS,
+    ),
+    Route(
+        "POST", "/v1/sales/{sale}/draining", line.drain_sale, "drain_sale", "Let nobody join any more.",
+        "operator", body=line_schemas.ActionRequest, is_body_optional=True, status=204, problems=ACT_PROBLEMS,
+    ),
+    Route(
+        "PUT", "/v1/sales/{sale}/message", line.set_message, "set_message", "Say something to everyone who waits.",
+        "operator", body=line_schemas.MessageRequest, reply=line_schemas.MessageRequest, problems=ACT_PROBLEMS,
+    ),
+    Route(
+        "DELETE", "/v1/sales/{sale}/message", line.clear_message, "clear_message", "Take it back.", "operator",
+        status=204, problems=ACT_PROBLEMS,
+    ),
+    Route(
+        "GET", "/v1/sales/{sale}/live/events", line.stream_live, "stream_live", "Operators' figures, once a second.",
+        "operator", media="text/event-stream", headers=("Last-Event-ID",),
+        also={204: "The stream has ended: ask no more."},
+        problems=(catalog_errors.SaleUnknown, line_errors.StreamsExhausted),
+    ),
+    Route(
+        "GET", "/v1/sales/{sale}/audit", line.list_audit, "list_audit", "What operators did, hash-chained.",
+        "operator", reply=line_schemas.AuditList, query=PAGE, problems=(catalog_errors.SaleUnknown,),
+    ),
+    Route(
+        "GET", "/v1/sales/{sale}/tickets", line.list_tickets, "list_tickets", "Everyone who was given a place.",
+        "operator", reply=line_schemas.TicketList, query=PAGE,
+        problems=(catalog_errors.SaleUnknown, line_errors.LineRecovering),
+    ),
+    Route(
+        "POST", "/v1/tickets/{ticket}/revocation", line.revoke, "revoke", "End a person's ticket, seat and pass.",
+        "operator", body=line_schemas.ActionRequest, is_body_optional=True, status=204,
+        problems=(line_errors.TicketUnknown, line_errors.LineRecovering, checkout_errors.ShopRecovering),
+    ),
+)  # fmt: skip
+
+ROUTES: tuple[Route, ...] = (*ACCOUNTS, *CATALOGUE, *LINE, *CHECKOUT, *OPERATING, *pages.ROUTES, *shopfront.ROUTES)
