@@ -7,9 +7,10 @@ are no longer simply waiting, becomes known here even where the announcement was
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import partial
 
+from onsale.auth.errors import StoreUnavailable
 from onsale.auth.tickets import TicketFacts
 from onsale.lua.batching import Batcher
 from onsale.queue.errors import LineRecovering
@@ -26,11 +27,13 @@ Answer = TicketView | bool | None
 
 @dataclass(frozen=True, slots=True)
 class PresenceTick:
-    """What one round sent and heard: signs, tickets that were not simply waiting, and tickets that Redis forgot."""
+    """What one round sent and heard: signs, tickets that were not simply waiting, tickets that Redis forgot, and lines
+    that could not answer."""
 
     signed: int = 0
     changed: int = 0
     unknown: int = 0
+    failed: int = 0
 
 
 class Presence:
@@ -65,21 +68,16 @@ class Presence:
         return view
 
     async def tick(self) -> PresenceTick:
-        """Send what was gathered, line by line, and take in the answers. A line that fails keeps its signs for the next
-        round and does not keep the others from being heard; then the first failure is raised."""
-        sent, failures = PresenceTick(), list[Exception]()
-        for line in self._feed.lines():
-            if line.keys.epoch == 0:
-                continue
-            try:
-                tick = await self._send(line)
-            except Exception as error:
-                failures.append(error)
-                continue
-            sent = PresenceTick(sent.signed + tick.signed, sent.changed + tick.changed, sent.unknown + tick.unknown)
-        if failures:
-            raise failures[0]
-        return sent
+        """Send what was gathered, line by line, and take in the answers. A line that cannot answer keeps its signs for
+        the next round, and delays no other."""
+        ticks = [await self._send_or_keep(line) for line in self._feed.lines() if line.keys.epoch > 0]
+        return PresenceTick(*(sum(counts) for counts in zip(*map(astuple, ticks), strict=True)))
+
+    async def _send_or_keep(self, line: KnownLine) -> PresenceTick:
+        try:
+            return await self._send(line)
+        except (LineRecovering, StoreUnavailable):
+            return PresenceTick(failed=1)
 
     async def _send(self, line: KnownLine) -> PresenceTick:
         self._turn_quarter(line)
