@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from base64 import b64encode
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,11 +13,15 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
+from onsale.catalog.sales import SaleBook
+from onsale.checkout.inventory import Changed, Held, Inventory, Pin, Reserve
 from onsale.checkout.record.events import Announcement, AttemptDoc, ItemDoc, OrderDoc
 from onsale.checkout.record.flusher import Flusher
+from onsale.checkout.record.rebuild import Rebuilder
 from onsale.lua.keys import LineKeys, ShopKeys
 
 NOW_MS = 1_790_000_000_000
+NEVER_MS = 2**41
 
 
 class Announcer:
@@ -195,3 +199,77 @@ def counters(database: asyncpg.Pool) -> Callable[[str], Awaitable[tuple[int, int
         return row["claimed"], row["sold"]
 
     return read
+
+
+@dataclass
+class Shop:
+    """One sale with its real scripts, flusher and rebuilder."""
+
+    hand: Any
+    pool: asyncpg.Pool
+    redis: Redis
+    inventory: Inventory
+    book: SaleBook
+    flusher: Flusher
+
+    @property
+    def sale(self) -> str:
+        return str(self.hand.sale)
+
+    @property
+    def keys(self) -> ShopKeys:
+        return ShopKeys(self.sale, self.book.get(self.sale).shop_epoch)
+
+    def rebuilder(self, hook: Any = None) -> Rebuilder:
+        return Rebuilder(self.pool, self.redis, self.inventory, self.book, hook)
+
+    async def reserve(self, order: str, **more: Any) -> Held:
+        doc: OrderDoc = self.hand.doc(order, **more)
+        units = tuple((item.product, item.quantity) for item in doc.items)
+        encoded = msgspec.json.encode(doc)
+        item = Reserve(order, doc.buyer, doc.turn, NEVER_MS, units, doc.idempotency_key, "digest", encoded)
+        return await self.inventory.reserve(self.keys, item)
+
+    async def pin(self, order: str, attempt: str = "", buyer: str = "") -> Any:
+        doc = self.hand.attempt(order, attempt or f"try-{order}")
+        return await self.inventory.pin(self.keys, Pin(order, buyer or f"buyer-of-{order}", doc))
+
+    async def confirm(self, order: str, attempt: str = "") -> Changed:
+        return await self.inventory.confirm(self.keys, order, attempt or f"try-{order}")
+
+    async def record(self) -> None:
+        while (await self.flusher.tick()).batches:
+            continue
+
+    async def stock(self) -> dict[str, int]:
+        raw = await self.redis.hgetall(self.keys.stock)
+        return {name.decode().split(":")[1]: int(units) for name, units in raw.items()}
+
+    async def lose_run_id(self) -> None:
+        """As after a restart of the server: the keys are whole, but another server's."""
+        await self.redis.hset(self.keys.meta, "run_id", "of-another-server")
+
+
+MakeShop = Callable[..., Awaitable[Shop]]
+
+
+@pytest.fixture
+async def make_shop(
+    make_sale: Any, database: asyncpg.Pool, shop_redis: Redis, line_redis: Redis
+) -> AsyncIterator[MakeShop]:
+    """A sale as it was created, loaded by its first rebuild."""
+    inventories: list[Inventory] = []
+
+    async def make(sale: str = "drop", **more: Any) -> Shop:
+        hand = await make_sale(sale, epoch=0, **more)
+        book = SaleBook(database)
+        inventory = Inventory(shop_redis, lambda name: ShopKeys(name, book.get(name).shop_epoch))
+        inventories.append(inventory)
+        flusher = Flusher(database, shop_redis, line_redis, inventory)
+        shop = Shop(hand, database, shop_redis, inventory, book, flusher)
+        await shop.rebuilder().tick()
+        return shop
+
+    yield make
+    for inventory in inventories:
+        await inventory.close()

@@ -3,6 +3,7 @@ bound asserted is far from them: a shared machine must not fail it, a record slo
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import Any
 
@@ -17,8 +18,8 @@ ORDERS_PER_SECOND_MIN = 400
 
 FLOOR_TABLES = """
 CREATE TABLE floor_orders (id text PRIMARY KEY, buyer text, state text, rev int, amount bigint, at bigint);
-CREATE TABLE floor_items (order_id text, product text, quantity int, amount bigint, PRIMARY KEY (order_id, product));
-CREATE TABLE floor_ledger (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, order_id text, verb text, quantity int)"""
+CREATE TABLE floor_items (order_id text, product text, quantity int, amount int8, PRIMARY KEY (order_id, product));
+CREATE TABLE floor_ledger (id int8 GENERATED ALWAYS AS IDENTITY PRIMARY KEY, order_id text, verb text, quantity int)"""
 FLOOR_ORDERS = """INSERT INTO floor_orders
 SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::bigint[], $6::bigint[])"""
 FLOOR_ITEMS = "INSERT INTO floor_items SELECT * FROM unnest($1::text[], $2::text[], $3::int[], $4::bigint[])"
@@ -53,9 +54,9 @@ async def test_orders_a_second(make_sale: Any, make_flusher: Any, database: asyn
     # Order, item, payment, buyer, two ledger rows: what one order leaves behind.
     rows_per_second = ORDERS * 6 / took_s
     floor = await floor_rows_per_second(database)
-    print(
+    sys.stdout.write(
         f"\nrecord: {ORDERS / took_s:,.0f} orders/s, {rows_per_second:,.0f} rows/s"
-        f" = {rows_per_second / floor:.2f} of the unnest floor ({floor:,.0f} rows/s)"
+        f" = {rows_per_second / floor:.2f} of the unnest floor ({floor:,.0f} rows/s)\n"
     )
 
     assert (0, ORDERS) == await counters()

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any
 
 import asyncpg
-import msgspec
 import pytest
-from redis.asyncio import Redis
 
-from onsale.catalog.sales import SaleBook
 from onsale.checkout.errors import (
     PassSpent,
     PurchaseLimitReached,
@@ -20,99 +15,20 @@ from onsale.checkout.errors import (
     ShopRecovering,
     SoldOut,
 )
-from onsale.checkout.inventory import Changed, Held, Inventory, Pin, Reserve
-from onsale.checkout.record.events import OrderDoc
-from onsale.checkout.record.flusher import Flusher
-from onsale.checkout.record.rebuild import Rebuilder, RebuildTick
+from onsale.checkout.record.rebuild import RebuildTick
 from onsale.checkout.states import OrderState
 from onsale.lua.keys import ShopKeys
-
-NEVER_MS = 2**41
 
 
 class Killed(BaseException):
     """The process is gone."""
 
 
-@dataclass
-class Shop:
-    """One sale with its real scripts, flusher and rebuilder."""
-
-    hand: Any
-    pool: asyncpg.Pool
-    redis: Redis
-    inventory: Inventory
-    book: SaleBook
-    flusher: Flusher
-
-    @property
-    def sale(self) -> str:
-        return str(self.hand.sale)
-
-    @property
-    def keys(self) -> ShopKeys:
-        return ShopKeys(self.sale, self.book.get(self.sale).shop_epoch)
-
-    def rebuilder(self, hook: Any = None) -> Rebuilder:
-        return Rebuilder(self.pool, self.redis, self.inventory, self.book, hook)
-
-    async def reserve(self, order: str, **more: Any) -> Held:
-        doc: OrderDoc = self.hand.doc(order, **more)
-        units = tuple((item.product, item.quantity) for item in doc.items)
-        encoded = msgspec.json.encode(doc)
-        item = Reserve(order, doc.buyer, doc.turn, NEVER_MS, units, doc.idempotency_key, "digest", encoded)
-        return await self.inventory.reserve(self.keys, item)
-
-    async def pin(self, order: str, attempt: str = "", buyer: str = "") -> Any:
-        doc = self.hand.attempt(order, attempt or f"try-{order}")
-        return await self.inventory.pin(self.keys, Pin(order, buyer or f"buyer-of-{order}", doc))
-
-    async def confirm(self, order: str, attempt: str = "") -> Changed:
-        return await self.inventory.confirm(self.keys, order, attempt or f"try-{order}")
-
-    async def record(self) -> None:
-        while (await self.flusher.tick()).batches:
-            continue
-
-    async def stock(self) -> dict[str, int]:
-        raw = await self.redis.hgetall(self.keys.stock)
-        return {name.decode().split(":")[1]: int(units) for name, units in raw.items()}
-
-    async def lose_run_id(self) -> None:
-        """As after a restart of the server: the keys are whole, but another server's."""
-        await self.redis.hset(self.keys.meta, "run_id", "of-another-server")
-
-
-MakeShop = Callable[..., Awaitable[Shop]]
-
-
-@pytest.fixture
-async def make_shop(
-    make_sale: Any, database: asyncpg.Pool, shop_redis: Redis, line_redis: Redis
-) -> AsyncIterator[MakeShop]:
-    """A sale as it was created, loaded by its first rebuild."""
-    inventories: list[Inventory] = []
-
-    async def make(sale: str = "drop", **more: Any) -> Shop:
-        hand = await make_sale(sale, epoch=0, **more)
-        book = SaleBook(database)
-        inventory = Inventory(shop_redis, lambda name: ShopKeys(name, book.get(name).shop_epoch))
-        inventories.append(inventory)
-        flusher = Flusher(database, shop_redis, line_redis, inventory)
-        shop = Shop(hand, database, shop_redis, inventory, book, flusher)
-        await shop.rebuilder().tick()
-        return shop
-
-    yield make
-    for inventory in inventories:
-        await inventory.close()
-
-
 def counted(**units: int) -> dict[str, int]:
     return {"free": 0, "held": 0, "claimed": 0, "sold": 0, "withdrawn": 0, "stock": 100} | units
 
 
-async def test_first_load(make_shop: MakeShop, database: asyncpg.Pool) -> None:
+async def test_first_load(make_shop: Any, database: asyncpg.Pool) -> None:
     """A new sale gets its keys under epoch 1, its opening move counted, and is then left alone."""
     shop = await make_shop()
     again = await shop.rebuilder().tick()
@@ -122,7 +38,7 @@ async def test_first_load(make_shop: MakeShop, database: asyncpg.Pool) -> None:
     assert RebuildTick() == again
 
 
-async def test_restarted_server_keeps_its_keys(make_shop: MakeShop, database: asyncpg.Pool) -> None:
+async def test_restarted_server_keeps_its_keys(make_shop: Any, database: asyncpg.Pool) -> None:
     """Keys that lost nothing are registered again, after what their streams still held was recorded."""
     shop = await make_shop()
     await shop.reserve("o1")
@@ -136,13 +52,12 @@ async def test_restarted_server_keeps_its_keys(make_shop: MakeShop, database: as
 
     assert ("drop",) == tick.registered
     assert 1 == shop.keys.epoch
-    assert {"o1": "none", "o2": "open"} == dict(
-        (row["id"], row["claim"]) for row in await database.fetch("SELECT id, claim FROM orders")
-    )
+    rows = await database.fetch("SELECT id, claim FROM orders")
+    assert {"o1": "none", "o2": "open"} == {row["id"]: row["claim"] for row in rows}
     await shop.reserve("o3")
 
 
-async def test_lost_tail_makes_keys_anew(make_shop: MakeShop) -> None:
+async def test_lost_tail_makes_keys_anew(make_shop: Any) -> None:
     """A server that went back behind what was recorded (old file, lagging replica) is not believed."""
     shop = await make_shop()
     await shop.reserve("o1")
@@ -161,7 +76,7 @@ async def test_lost_tail_makes_keys_anew(make_shop: MakeShop) -> None:
     assert counted(free=99, claimed=1) == await shop.stock()
 
 
-async def test_everything_comes_back(make_shop: MakeShop, database: asyncpg.Pool) -> None:
+async def test_everything_comes_back(make_shop: Any, database: asyncpg.Pool) -> None:
     """After FLUSHALL: sold, claimed and held units, limits, spent turns, open reservations, keys and attempts."""
     shop = await make_shop(limit=2)
     await shop.reserve("sold", buyer="ann", turn="t-sold", quantity=2)
@@ -191,7 +106,7 @@ async def test_everything_comes_back(make_shop: MakeShop, database: asyncpg.Pool
     assert (0, 3) == tuple(await database.fetchrow("SELECT claimed, sold FROM sale_items"))
 
 
-async def test_holds_are_extended_by_the_outage(make_shop: MakeShop, database: asyncpg.Pool) -> None:
+async def test_holds_are_extended_by_the_outage(make_shop: Any, database: asyncpg.Pool) -> None:
     """A hold that would have run out while nobody could buy has a minute from the rebuild."""
     shop = await make_shop()
     await shop.reserve("o1")
@@ -208,7 +123,7 @@ async def test_holds_are_extended_by_the_outage(make_shop: MakeShop, database: a
     assert 55_000 < view.expires_at_ms - now_ms <= 60_500
 
 
-async def test_moves_are_counted_once(make_shop: MakeShop, database: asyncpg.Pool) -> None:
+async def test_moves_are_counted_once(make_shop: Any, database: asyncpg.Pool) -> None:
     """A restock that Postgres has and Redis had not is in the new keys, and its mover finds it applied."""
     shop = await make_shop()
     await database.execute("INSERT INTO stock_moves VALUES ('m1', 'drop', 'drop-p', 7, 'restock')")
@@ -223,7 +138,7 @@ async def test_moves_are_counted_once(make_shop: MakeShop, database: asyncpg.Poo
     assert 2 == await database.fetchval("SELECT applied_epoch FROM stock_moves WHERE id = 'm1'")
 
 
-async def test_unrecorded_reservation_of_lost_keys_is_free_again(make_shop: MakeShop) -> None:
+async def test_unrecorded_reservation_of_lost_keys_is_free_again(make_shop: Any) -> None:
     """What was never recorded and is lost was promised to nobody: its units are free."""
     shop = await make_shop()
     await shop.reserve("o1")
@@ -234,7 +149,7 @@ async def test_unrecorded_reservation_of_lost_keys_is_free_again(make_shop: Make
     assert counted(free=100) == await shop.stock()
 
 
-async def test_oversold_redis_stops_reserving(make_shop: MakeShop, database: asyncpg.Pool) -> None:
+async def test_oversold_redis_stops_reserving(make_shop: Any, database: asyncpg.Pool) -> None:
     """Where the record has given away more than there is room for, free is below zero and nobody reserves."""
     shop = await make_shop(stock=2)
     await shop.reserve("o1", quantity=2)
@@ -255,7 +170,7 @@ async def test_oversold_redis_stops_reserving(make_shop: MakeShop, database: asy
         await shop.reserve("o4")
 
 
-async def test_two_rebuilders(make_shop: MakeShop) -> None:
+async def test_two_rebuilders(make_shop: Any) -> None:
     """Two at once: one works, the other leaves it alone; the epoch is raised once."""
     shop = await make_shop()
     await shop.redis.flushall()
@@ -280,7 +195,7 @@ async def test_two_rebuilders(make_shop: MakeShop) -> None:
 @pytest.mark.parametrize(
     "point", ["after_stop", "after_drain", "before_fence", "after_fence", "before_load", "after_load"]
 )
-async def test_death_at_every_point(point: str, make_shop: MakeShop, database: asyncpg.Pool) -> None:
+async def test_death_at_every_point(point: str, make_shop: Any, database: asyncpg.Pool) -> None:
     """A rebuilder that dies anywhere leaves a sale that the next one mends, with nothing lost."""
     shop = await make_shop()
     await shop.reserve("o1")
@@ -301,7 +216,7 @@ async def test_death_at_every_point(point: str, make_shop: MakeShop, database: a
     await shop.reserve("o3")
 
 
-async def test_rebuild_under_traffic(make_shop: MakeShop, database: asyncpg.Pool) -> None:
+async def test_rebuild_under_traffic(make_shop: Any, database: asyncpg.Pool) -> None:
     """Buyers go on while keys are made anew: each call is done or refused as recovering, no unit is lost or doubled."""
     shop = await make_shop(stock=40)
     is_over = asyncio.Event()
@@ -340,7 +255,7 @@ async def test_rebuild_under_traffic(make_shop: MakeShop, database: asyncpg.Pool
     assert sold == await database.fetchval("SELECT count(*) FROM orders WHERE claim = 'sold'")
 
 
-async def test_writer_of_an_old_epoch_is_refused(make_shop: MakeShop, database: asyncpg.Pool) -> None:
+async def test_writer_of_an_old_epoch_is_refused(make_shop: Any, database: asyncpg.Pool) -> None:
     """A primary that nobody told goes on writing into the old epoch: none of it reaches the record."""
     shop = await make_shop()
     shop.hand.epoch = 1
