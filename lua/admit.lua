@@ -127,7 +127,7 @@ end
 local rate_centi = tonumber(redis.call("HGET", policy, "rate_centi"))
 local active_max = tonumber(redis.call("HGET", policy, "active_max"))
 local active = redis.call("ZCARD", leases)
-local level = bucket_level(meta, policy, line, now)
+local level, level_at_ms = bucket_now(meta, policy, line, now)
 
 local function seats_open()
   if not is_letting_in(line) or is_web_away or rate_centi == 0 then return 0 end
@@ -210,7 +210,7 @@ for _, member in ipairs(strays) do redis.call("ZREM", waiting, member) end
 
 local last_chosen = #chosen > 0 and chosen[#chosen].place or 0
 local last_passed = #passed > 0 and passed[#passed] or 0
-redis.call("HSET", meta, "bucket", level - #chosen * PERSON, "bucket_at_ms", now,
+redis.call("HSET", meta, "bucket", level - #chosen * PERSON, "bucket_at_ms", level_at_ms,
   "serving", math.max(serving, last_chosen, last_passed))
 if #chosen > 0 then
   redis.call("HINCRBY", meta, "admitted", #chosen)

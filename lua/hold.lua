@@ -16,7 +16,8 @@ if not are_types({[policy] = "hash", [pauses] = "set"}) then return {CORRUPT} en
 local now = clock_ms()
 local line = read_line(meta, pauses, now)
 -- Settled first: what had flowed until now is kept, and the time of the hold is not paid out afterwards.
-redis.call("HSET", meta, "bucket", bucket_level(meta, policy, line, now), "bucket_at_ms", now, "is_due", 1)
+local level, at_ms = bucket_now(meta, policy, line, now)
+redis.call("HSET", meta, "bucket", level, "bucket_at_ms", at_ms, "is_due", 1)
 -- Whoever read Postgres before this is too old to write.
 redis.call("HINCRBY", meta, "sync_no", 1)
 return {OK, redis.call(ARGV[2] == "1" and "SADD" or "SREM", pauses, ARGV[1])}

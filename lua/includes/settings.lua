@@ -39,12 +39,12 @@ end
 
 -- The bucket is settled at the old rate first, and cut to the new burst.
 local function apply_settings(meta, policy, pauses, line, s, now)
-  local level = bucket_level(meta, policy, line, now)
+  local level, at_ms = bucket_now(meta, policy, line, now)
   local rate_before = tonumber(redis.call("HGET", policy, "rate_centi"))
   apply_schedule(meta, s)
   apply_grace(meta, math.floor(s[11] / 4), now)
   for i, name in ipairs(POLICY) do redis.call("HSET", policy, name, s[4 + i]) end
-  redis.call("HSET", meta, "bucket", math.min(level, burst_of(s[7]) * PERSON), "bucket_at_ms", now, "is_due", 1)
+  redis.call("HSET", meta, "bucket", math.min(level, burst_of(s[7]) * PERSON), "bucket_at_ms", at_ms, "is_due", 1)
   note_change(meta, rate_before, s[7], now)
   apply_holders(pauses, s[12])
 end

@@ -184,8 +184,8 @@ class Stand:
         return await self.admitter.tick()
 
     async def later(self, seconds: float) -> None:
-        """The clock of the scripts moves on, and so does the admitter's."""
-        self._elapsed_s += seconds
+        """The clock of the scripts moves (back, where negative), and the admitter's, which never goes back."""
+        self._elapsed_s += max(0.0, seconds)
         await self.skew.advance(round(seconds * 1000))
 
     async def set(self, **changes: Any) -> None:
