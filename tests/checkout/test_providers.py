@@ -1,0 +1,254 @@
+"""The adapter and its breaker: what is said of a provider that answers, hangs, breaks off, or is not there."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp.test_utils import TestServer, unused_port
+from flow_kit import Sandbox
+
+from onsale.checkout.ports import Charge, ChargeState
+from onsale.checkout.providers import Guarded, NoReply, NotReached, ProviderWatch, WatchTick
+from onsale.checkout.providers.sandbox import SandboxProvider
+from onsale.checkout.providers.sandbox_server import create_sandbox
+
+ASKED = {"order": "o1", "amount": 500, "currency": "KRW", "method": "card"}
+
+
+@pytest.mark.parametrize(
+    ("token", "expected"),
+    [
+        ("ok", Charge(ChargeState.CAPTURED, amount=500, currency="KRW", reference="a1")),
+        ("slow_20", Charge(ChargeState.CAPTURED, amount=500, currency="KRW", reference="a1")),
+        ("decline_funds", Charge(ChargeState.DECLINED, "funds", True, 500, "KRW", "a1")),
+        ("fail_network", Charge(ChargeState.DECLINED, "network", False, 500, "KRW", "a1")),
+    ],
+)
+async def test_answers_are_translated(sandbox: Sandbox, token: str, expected: Charge) -> None:
+    """State, reason, amount and reference as the port has them; the same when it is asked what became of it."""
+    charge = await sandbox.client.charge(attempt="a1", token=token, **ASKED)
+
+    assert expected == charge
+    assert expected == await sandbox.client.find(attempt="a1")
+
+
+async def test_unknown_attempt_is_unknown(sandbox: Sandbox) -> None:
+    """Not found says nothing."""
+    assert ChargeState.UNKNOWN is (await sandbox.client.find(attempt="never")).state
+
+
+async def test_void_is_final(sandbox: Sandbox) -> None:
+    """A voided attempt is declined, and so is the charge that comes late; one that was captured stays captured."""
+    await sandbox.client.charge(attempt="paid", token="ok", **ASKED)
+
+    voided = await sandbox.client.void(attempt="a1")
+    late = await sandbox.client.charge(attempt="a1", token="ok", **ASKED)
+
+    assert [ChargeState.DECLINED] * 2 == [voided.state, late.state]
+    assert ChargeState.CAPTURED is (await sandbox.client.void(attempt="paid")).state
+
+
+async def test_silence_and_broken_connections_are_no_reply(sandbox: Sandbox) -> None:
+    """What was sent and not answered may have been done."""
+    with pytest.raises(NoReply):
+        await sandbox.client.charge(attempt="a1", token="timeout", **ASKED)
+    with pytest.raises(NoReply):
+        await sandbox.client.charge(attempt="a2", token="lost_reply", **ASKED)
+
+    assert ChargeState.CAPTURED is (await sandbox.client.find(attempt="a2")).state
+
+
+async def test_nobody_there_is_not_reached() -> None:
+    """A refused connection sent nothing."""
+    client = SandboxProvider(f"http://127.0.0.1:{unused_port()}")
+    with pytest.raises(NotReached):
+        await client.find(attempt="a1")
+    await client.close()
+
+
+async def test_refund_is_done_once(sandbox: Sandbox) -> None:
+    """The same key again is done; more than was taken is not."""
+    await sandbox.client.charge(attempt="a1", token="ok", **ASKED)
+    refund = {"attempt": "a1", "amount": 500, "currency": "KRW"}
+
+    assert [True, True, False] == [await sandbox.client.refund(key=key, **refund) for key in ("r", "r", "other")]
+    [charge] = await sandbox.charges("o1")
+    assert charge["refunded_at"]
+
+
+@dataclass
+class Moody:
+    """A provider in the mood that a test sets."""
+
+    name = "sandbox"
+    mood: type[Exception] | None = None
+    asked: int = 0
+
+    async def _answer(self) -> Charge:
+        self.asked += 1
+        if self.mood is not None:
+            raise self.mood
+        return Charge(ChargeState.CAPTURED)
+
+    async def charge(self, **_: Any) -> Charge:
+        return await self._answer()
+
+    async def find(self, **_: Any) -> Charge:
+        return await self._answer()
+
+    async def void(self, **_: Any) -> Charge:
+        return await self._answer()
+
+    async def refund(self, **_: Any) -> bool:
+        await self._answer()
+        return True
+
+
+async def charge(guarded: Guarded) -> ChargeState:
+    return (await guarded.charge(attempt="a1", token="ok", **ASKED)).state
+
+
+@pytest.mark.parametrize("mood", [NotReached, NoReply])
+async def test_failures_are_unknown_never_errors(mood: type[Exception]) -> None:
+    """The port never raises for the network."""
+    guarded = Guarded(Moody(mood))
+
+    assert ChargeState.UNKNOWN is await charge(guarded)
+    assert ChargeState.UNKNOWN is (await guarded.find(attempt="a1")).state
+    assert ChargeState.UNKNOWN is (await guarded.void(attempt="a1")).state
+    assert not await guarded.refund(attempt="a1", key="r", amount=1, currency="KRW")
+
+
+async def test_breaker_opens_after_failures_in_a_row() -> None:
+    """Five in a row; an answer in between begins the count anew."""
+    moody = Moody(NotReached)
+    guarded = Guarded(moody)
+    for mood in (NotReached, NotReached, None, NotReached, NotReached, NotReached, NotReached):
+        moody.mood = mood
+        await charge(guarded)
+    assert not guarded.is_away
+
+    await charge(guarded)
+    assert guarded.is_away
+
+
+async def test_hanging_charges_do_not_open_the_breaker() -> None:
+    """Cards that hang say nothing about the provider; questions that nobody answers do."""
+    guarded = Guarded(Moody(NoReply))
+    for _ in range(20):
+        await charge(guarded)
+    assert not guarded.is_away
+
+    for _ in range(5):
+        await guarded.find(attempt="a1")
+    assert guarded.is_away
+
+
+async def test_a_probe_closes_the_breaker() -> None:
+    """Once the provider answers a question, it is back."""
+    moody = Moody(NotReached)
+    guarded = Guarded(moody, open_s=0.0)
+    for _ in range(5):
+        await charge(guarded)
+    assert not await guarded.probe()
+    assert guarded.is_away
+
+    moody.mood = None
+    assert await guarded.probe()
+    assert not guarded.is_away
+
+
+@dataclass
+class Book:
+    """Sales as the watch sees them."""
+
+    sales: list[Any]
+
+    def all(self) -> tuple[Any, ...]:
+        return tuple(self.sales)
+
+
+@dataclass
+class Line:
+    """Holders by sale; the book shows them, as the real one does half a second later."""
+
+    holders: dict[str, set[str]] = field(default_factory=dict)
+
+    @dataclass
+    class View:
+        id: str
+        holders: set[str]
+        closed: bool = False
+
+        @property
+        def paused_by(self) -> tuple[str, ...]:
+            return tuple(self.holders)
+
+    def open(self, *sales: str) -> Book:
+        self.holders = {sale: set() for sale in sales}
+        return Book([self.View(sale, self.holders[sale]) for sale in sales])
+
+    async def pause(self, sale: str, holder: str) -> None:
+        self.holders[sale].add(holder)
+
+    async def resume(self, sale: str, holder: str) -> None:
+        self.holders[sale].discard(holder)
+
+
+async def test_lines_wait_while_the_provider_is_away() -> None:
+    """Paused in the name "provider" and let go on by that name; an operator's stop stays."""
+    moody, line = Moody(NotReached), Line()
+    guarded = Guarded(moody, open_s=0.0)
+    watch = ProviderWatch([guarded], line, line.open("a", "b"))  # type: ignore[arg-type]
+    await line.pause("b", "operator")
+    assert WatchTick() == await watch.tick()
+    assert 0 == moody.asked
+
+    for _ in range(5):
+        await charge(guarded)
+    assert ("a", "b") == (await watch.tick()).paused
+    assert {"a": {"provider"}, "b": {"operator", "provider"}} == line.holders
+    assert WatchTick() == await watch.tick()
+
+    moody.mood = None
+    assert ("a", "b") == (await watch.tick()).resumed
+    assert {"a": set(), "b": {"operator"}} == line.holders
+
+
+async def test_pause_of_a_dead_process_is_lifted_by_another() -> None:
+    """Whoever can reach the provider lets the line go on."""
+    line = Line()
+    book = line.open("a")
+    await line.pause("a", "provider")
+
+    tick = await ProviderWatch([Guarded(Moody())], line, book).tick()  # type: ignore[arg-type]
+
+    assert ("a",) == tick.resumed
+
+
+async def test_provider_that_dies_and_comes_back(tmp_path: Path) -> None:
+    """A real server: killed it is away within five calls, started again it is back at the next probe."""
+    port = unused_port()
+    guarded = Guarded(SandboxProvider(f"http://127.0.0.1:{port}"), open_s=0.0)
+    server = TestServer(create_sandbox(tmp_path), port=port)
+    await server.start_server()
+    assert ChargeState.CAPTURED is await charge(guarded)
+    await server.close()
+
+    began_s = time.monotonic()
+    for _ in range(6):
+        await guarded.find(attempt="a1")
+    assert guarded.is_away
+    assert time.monotonic() - began_s < 5
+
+    server = TestServer(create_sandbox(tmp_path), port=port)
+    await server.start_server()
+    assert await guarded.probe()
+    assert not guarded.is_away
+    assert ChargeState.CAPTURED is (await guarded.find(attempt="a1")).state
+    await guarded._client.close()  # type: ignore[attr-defined]
+    await server.close()
