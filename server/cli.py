@@ -323,6 +323,27 @@ def set_role(email: str, role: str, data_dir: Path | None) -> None:
 
 
 @main.command()
+@click.argument("sale_id", metavar="[SALE]", required=False)
+@with_json
+@with_data_dir
+@click.pass_context
+def audit(context: click.Context, sale_id: str | None, as_json: bool, data_dir: Path | None) -> None:
+    """Check every promise on one SALE or on all: units, claims, charges, places, rates. Ends with 1 on a violation.
+
+    Runs beside traffic; what may be seen in the middle of a change is looked at again before it is called wrong.
+    """
+    from onsale.server.auditing import audit_system
+
+    findings = run(audit_system(found_settings(data_dir), sale_id))
+    if as_json:
+        echo_json(findings)
+    else:
+        rows = [(one.sale, one.invariant, "holds" if one.ok else "BROKEN", one.detail) for one in findings]
+        echo_table(("SALE", "INVARIANT", "VERDICT", "DETAIL"), rows)
+    context.exit(0 if all(one.ok for one in findings) else 1)
+
+
+@main.command()
 @click.argument("sale_id", metavar="SALE")
 @with_json
 @with_data_dir

@@ -31,6 +31,7 @@ from onsale.checkout.record.rebuild import Rebuilder
 from onsale.migrations import MigrationChanged, migrate
 from onsale.queue.control import Admission, Control, PolicyChange
 from onsale.queue.errors import LineError
+from onsale.server.auditing import ProviderAway
 from onsale.server.children import ChildFailed
 from onsale.server.config import Settings
 from onsale.server.embedded import StoreUnusable
@@ -60,6 +61,7 @@ DECISIONS = (
     Refused,
     MigrationChanged,
     MoneyInFlight,
+    ProviderAway,
     ChildFailed,
     PortTaken,
     StoreUnusable,

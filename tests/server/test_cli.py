@@ -31,7 +31,8 @@ def invoke(database_url: str, line_redis_url: str, shop_redis_url: str, tmp_path
     }
 
     def run(*arguments: str, **extra: str) -> Result:
-        return CliRunner().invoke(main, arguments, env={**variables, **extra}, input=extra.pop("stdin", None))
+        stdin = extra.pop("stdin", None)
+        return CliRunner().invoke(main, arguments, env={**variables, **extra}, input=stdin)
 
     return run
 
@@ -159,6 +160,64 @@ def test_a_store_that_is_away(invoke: Invoke) -> None:
 
     assert result.exit_code == 1
     assert result.output.startswith("Error: a store cannot be reached")
+
+
+def test_rate_and_pause(invoke: Invoke, sale_file: Path) -> None:
+    """Each command changes what it names and keeps the rest; a change for a while says when it ends."""
+    invoke("sale", "create", str(sale_file))
+
+    faster = json.loads(invoke("rate", "demo", "30/min", "--active-max", "7", "--revert-after", "5m", "--json").stdout)
+    paused = json.loads(invoke("pause", "demo", "--reason", "smoke", "--json").stdout)
+    resumed = json.loads(invoke("resume", "demo", "--json").stdout)
+
+    assert (faster["rate_per_second"], faster["active_max"], faster["paused"]) == (0.5, 7, False)
+    assert faster["revert_at"] is not None
+    assert (paused["paused"], paused["rate_per_second"]) == (True, 0.5)
+    assert resumed["paused"] is False
+    assert invoke("rate", "demo", "0.001/s").exit_code == 2
+    assert invoke("rate", "nothing", "1/s").exit_code == 1
+
+
+def test_closed_and_opened(invoke: Invoke, sale_file: Path) -> None:
+    """By hand, whatever the schedule says."""
+    invoke("sale", "create", str(sale_file))
+
+    assert invoke("sale", "close", "demo").exit_code == 0
+    closed = json.loads(invoke("sale", "show", "demo", "--json").stdout)["state"]
+    assert invoke("sale", "open", "demo").exit_code == 0
+    opened = json.loads(invoke("sale", "show", "demo", "--json").stdout)["state"]
+
+    assert (closed, opened) == ("ended", "open")
+
+
+def test_rebuilt_and_audited(invoke: Invoke, sale_file: Path) -> None:
+    """A rebuild loads a sale's stock under a new epoch; the audit has a verdict on every invariant."""
+    invoke("sale", "create", str(sale_file))
+
+    before = invoke("audit", "demo", "--json")
+    rebuilt = invoke("rebuild", "demo", "--json")
+    verdicts = {one["invariant"]: one["ok"] for one in json.loads(invoke("audit", "--json").stdout)}
+
+    assert before.exit_code == 1
+    assert json.loads(rebuilt.stdout) == {"sale": "demo", "epoch": 1}
+    assert set(verdicts) == {f"I{number}" for number in range(1, 11)}
+    assert verdicts["I1"]
+    assert verdicts["I2"]
+    assert invoke("rebuild", "nothing").exit_code == 1
+
+
+def test_reset_asks_first(invoke: Invoke, sale_file: Path) -> None:
+    """Forgetting orders needs a yes; then the epochs are new and what operators did to the schedule is undone."""
+    invoke("sale", "create", str(sale_file))
+    invoke("sale", "close", "demo")
+
+    unasked = invoke("sale", "reset", "demo", stdin="n\n")
+    still = json.loads(invoke("sale", "show", "demo", "--json").stdout)["state"]
+    done = invoke("sale", "reset", "demo", "--yes")
+    after = json.loads(invoke("sale", "show", "demo", "--json").stdout)["state"]
+
+    assert (unasked.exit_code, still) == (1, "ended")
+    assert (done.exit_code, after) == (0, "open")
 
 
 @pytest.mark.parametrize(
