@@ -26,8 +26,8 @@ async def two_sales(database: asyncpg.Pool) -> asyncpg.Pool:
 async def buy(database: asyncpg.Pool, sale: str) -> None:
     await database.execute(
         "INSERT INTO orders (id, sale, buyer, turn, epoch, state, claim, rev, amount, currency, idempotency_key,"
-        " body_digest, reserved_at, expires_at) VALUES ($1, $2, 'b', 't', 1, 'confirmed', 'sold', 3, 5, 'KRW', 'k', 'd',"
-        " now(), now())",
+        " body_digest, reserved_at, expires_at)"
+        " VALUES ($1, $2, 'b', 't', 1, 'confirmed', 'sold', 3, 5, 'KRW', 'k', 'd', now(), now())",
         f"order-{sale}",
         sale,
     )
