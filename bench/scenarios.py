@@ -94,11 +94,10 @@ class System:
         """Access tokens of accounts made for load, valid for hours."""
         return (await self.command("tokens", "--count", str(count), "--ttl", "6h")).split()
 
-    async def audit(self, sale: str) -> dict[str, Any]:
-        """`onsale audit SALE --json` and whether it found the invariants whole."""
-        out = await self.command("audit", sale, "--json", check=False)
-        findings = json.loads(out)
-        return findings if isinstance(findings, dict) else {"findings": findings}
+    async def audit(self, sale: str) -> list[dict[str, Any]]:
+        """What `onsale audit SALE --json` found, one entry for each invariant."""
+        findings: list[dict[str, Any]] = json.loads(await self.command("audit", sale, "--json", check=False))
+        return findings
 
 
 def _environ() -> dict[str, str]:
@@ -175,7 +174,7 @@ async def _result(on: System, sale: str, units: int, log: Log, took_s: float) ->
     await _until_drained(on, sale)
     verdict = await judge(status["stores"]["database"], status["addresses"]["sandbox"], sale, units, log.confirmed)
     audit = await on.audit(sale)
-    broken = [*verdict.faults, *(f"audit: {f}" for f in audit["findings"] if not f["ok"])]
+    broken = [*verdict.faults, *(f"audit: {f}" for f in audit if not f["ok"])]
     broken += [f"5xx: {call}" for call in log.errors_5xx[:5]]
     if verdict.units_sold != units:
         broken.append(f"sold {verdict.units_sold} of {units}")
@@ -196,7 +195,7 @@ async def _until_drained(on: System, sale: str) -> None:
     """Until the audit finds nothing, at most 30 s: the record may be a moment behind, claims may be completing."""
     for _ in range(15):
         audit = await on.audit(sale)
-        if all(finding["ok"] for finding in audit["findings"]):
+        if all(finding["ok"] for finding in audit):
             return
         await asyncio.sleep(2)
 
@@ -239,7 +238,7 @@ async def kills(asked: argparse.Namespace) -> dict[str, Any]:
 async def _kill(on: System, name: str) -> bool:
     """SIGKILL the living process of that name (or its first copy); False when none lives just now."""
     for process in (await on.status())["processes"]:
-        if process["name"].rstrip("-0123456789") == name and process["state"] == "running":
+        if process["name"].partition(".")[0] == name and process["state"] == "running":
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process["pid"], signal.SIGKILL)
                 return True
@@ -303,7 +302,7 @@ async def redis_kill(asked: argparse.Namespace) -> dict[str, Any]:
         killed: Counter[str] = Counter()
         with contextlib.suppress(asyncio.CancelledError):
             while True:
-                for name in ("redis-shop", "redis-line"):
+                for name in ("shop-redis", "line-redis"):
                     await asyncio.sleep(asked.every * 2)
                     killed[name] += await _kill(on, name)
         return {"killed": dict(killed)}

@@ -50,8 +50,7 @@ async function readAudit() {
   if (!answer) return;
   $("audit").replaceChildren(...answer.body.items.map((entry) => {
     const row = document.createElement("tr");
-    const what = `${entry.action} ${entry.to === null || entry.to === undefined ? "" : JSON.stringify(entry.to)}`;
-    for (const text of [new Date(entry.at).toLocaleTimeString(lang), entry.actor ?? entry.who, what, entry.reason ?? ""]) {
+    for (const text of [new Date(entry.at).toLocaleTimeString(lang), entry.actor, whatChanged(entry), entry.reason ?? ""]) {
       const cell = document.createElement("td");
       cell.textContent = text;
       row.append(cell);
@@ -60,8 +59,16 @@ async function readAudit() {
   }));
 }
 
+// What an entry changed, name by name: an audit row holds the whole settings before and after.
+function whatChanged(entry) {
+  const from = entry.from ?? {};
+  const names = Object.keys(entry.to ?? {}).filter((name) => JSON.stringify(from[name]) !== JSON.stringify(entry.to[name]));
+  const changes = names.map((name) => `${name}: ${JSON.stringify(from[name] ?? null)} → ${JSON.stringify(entry.to[name])}`);
+  return [entry.action, ...changes].join(" · ");
+}
+
 function render(figures) {
-  const line = figures.line ?? figures;
+  const line = figures.line;
   lastAt = Date.now();
   $("state").className = `state ${line.state}`;
   show("state", words.states[line.state] ?? line.state);
@@ -69,9 +76,11 @@ function render(figures) {
   for (const id of ["waiting", "absent", "admitted", "serving"]) show(id, number(line[id]));
   show("rate", `${number(line.rate_per_second?.measured)} / ${number(line.rate_per_second?.target)}`);
   show("active", `${number(line.active)} / ${number(line.active_max)}`);
-  for (const id of ["free", "held", "sold"]) show(id, number(line.stock?.[id]));
-  const lag = figures.record_lag_ms ?? figures.record?.lag_ms;
-  show("lag", lag === undefined || lag === null ? "–" : `${number(lag)} ms`);
+  const stock = figures.stock;
+  show("free", number(stock?.free));
+  show("held", stock ? number(stock.held + stock.claimed) : "–");
+  show("sold", number(stock?.sold));
+  show("lag", figures.record_lag_ms === null ? "–" : `${number(figures.record_lag_ms)} ms`);
   history.push({ waiting: line.waiting, measured: line.rate_per_second?.measured ?? 0, target: line.rate_per_second?.target ?? 0 });
   if (history.length > 240) history.shift();
   draw();
@@ -90,6 +99,10 @@ function draw() {
     history.forEach((h, n) => paint.lineTo((n / 239) * canvas.width, canvas.height - 4 - (h[name] / top) * (canvas.height - 8)));
     paint.stroke();
   }
+  paint.fillStyle = style.getPropertyValue("--soft");
+  paint.font = "20px system-ui";
+  paint.fillText(`${number(top)}/s`, 8, 22);
+  paint.fillText("0", 8, canvas.height - 8);
 }
 
 async function act(method, path, body, headers) {
@@ -120,8 +133,7 @@ $("unsay").onclick = () => act("DELETE", `${sale}/message`);
 setInterval(() => show("age", lastAt ? `${((Date.now() - lastAt) / 1000).toFixed(1)} s` : "–"), 200);
 
 const stream = new EventSource(`${sale}/live/events`);
-stream.onmessage = (event) => render(JSON.parse(event.data));
-for (const kind of ["live", "figures", "line"]) stream.addEventListener(kind, (event) => render(JSON.parse(event.data)));
+stream.addEventListener("live", (event) => render(JSON.parse(event.data)));
 readSettings();
 readAudit();
 setInterval(() => readAudit(), 5000);

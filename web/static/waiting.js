@@ -24,6 +24,7 @@ function render(ticket) {
   state = ticket.state;
   show("ahead", ticket.ahead === null ? "–" : numbers.format(ticket.ahead));
   show("place", ticket.place === null ? "–" : numbers.format(ticket.place));
+  $("wait").classList.toggle("words", !ticket.wait_ms);
   show("wait", ticket.wait_ms ? `${minutes(ticket.wait_ms.p50)} – ${minutes(ticket.wait_ms.p90)}` : words.unknown);
   notice("reason", ticket.reason ? words.reasons[ticket.reason.code] ?? ticket.reason.code : null);
   speak(ticket.ahead);
