@@ -1,9 +1,9 @@
 """Finishes what a process left behind: one janitor for money, working from what Postgres knows.
 
 Open claims whose driver's time is over are driven on, by the same call with the same key: the provider answers an
-attempt it has made already, and "not found" is never taken for "not charged". Only an attempt that the provider has made
-void ends without an answer. Refunds are asked for until they are done; units of refused claims go where they belong;
-orders that Redis says are being paid, and of whose claim the record knows nothing, are let go.
+attempt it has made already, and "not found" is never taken for "not charged". Only an attempt that the provider has
+made void ends without an answer. Refunds are asked for until they are done; units of refused claims go where they
+belong; orders that Redis says are being paid, and of whose claim the record knows nothing, are let go.
 
 Any number of workers may tick at once: every piece of work is under a lease, or idempotent.
 """

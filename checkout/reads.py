@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from base64 import b64decode
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from msgspec import structs
 
@@ -42,6 +43,8 @@ from onsale.checkout.schemas import (
 )
 from onsale.checkout.settling import Shop
 from onsale.checkout.states import OrderState
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +164,13 @@ class Reads:
 
     async def _present(self, buyer: str, order: str) -> Present:
         sale = sale_of(self._book, order)
-        view, row = await asyncio.gather(self._view(sale.id, order), self._orders.get(order))
+        looked = self._shop.ask(sale.id, lambda keys: self._inventory.look(keys, order))
+        found = await asyncio.gather(looked, self._orders.get(order), return_exceptions=True)
+        view, row = _unless_away(found[0]), _unless_away(found[1])
         owner = view.buyer if view is not None else row.buyer if row is not None else None
+        if owner is None:
+            # Only a store that answered may say that there is no such order.
+            _raise_first(found)
         if owner != buyer:
             raise OrderUnknown
         return self._merged(view, row)
@@ -245,6 +253,21 @@ def payment_replies(rows: Sequence[PaymentRow]) -> tuple[PaymentReply, ...]:
         )
         for row in rows
     )
+
+
+def _unless_away(found: Found | BaseException) -> Found | None:
+    """What a store answered; None when it is away."""
+    if isinstance(found, ShopRecovering | StoreUnavailable):
+        return None
+    if isinstance(found, BaseException):
+        raise found
+    return found
+
+
+def _raise_first(found: Iterable[object]) -> None:
+    for failure in found:
+        if isinstance(failure, BaseException):
+            raise failure
 
 
 def _is_caught_up(row: OrderRow, view: OrderView) -> bool:

@@ -45,8 +45,8 @@ class Claim:
 
 
 class Lease:
-    """The time in which one process alone calls the provider for an attempt: `drive_ms` from now, less `call_ms` so that
-    no call is begun that could outlive it.
+    """The time in which one process alone calls the provider for an attempt: `drive_ms` from now, less `call_ms`, so
+    that no call is begun that could outlive it.
 
     It is made before the record is asked for it, and the record's `drive_until` counts from a later moment: whoever is
     within this lease is within that one.

@@ -200,6 +200,14 @@ class Sandbox:
         orders = self._by_order if order is None else {order: self._by_order.get(order, [])}
         return [self._judged(result) for results in orders.values() for result in results]
 
+    async def close(self) -> None:
+        """Slow charges that have not been made yet never will be, unless somebody repeats them."""
+        running = list(self._running.values())
+        for task in running:
+            task.cancel()
+        if running:
+            await asyncio.wait(running)
+
     async def _settle(self, attempt: str, making: Coroutine[Any, Any, Result]) -> Result:
         # A task of its own: a client that hangs up does not stop a charge that has begun.
         task = asyncio.ensure_future(making)
@@ -274,6 +282,7 @@ def _rfc3339(at_ms: int) -> str:
 
 
 BOOKS = web.AppKey("sandbox", Sandbox)
+CLOSING = web.AppKey("closing", asyncio.Event)
 
 
 async def charge(request: web.Request) -> web.StreamResponse:
@@ -290,7 +299,10 @@ async def charge(request: web.Request) -> web.StreamResponse:
 async def _silence(request: web.Request) -> web.StreamResponse:
     """Say nothing for as long as the caller listens."""
     waited_s = 0.0
+    is_closing = request.app[CLOSING].is_set
     while waited_s < SILENCE_MAX_S and request.transport is not None and not request.transport.is_closing():
+        if is_closing():
+            break
         await asyncio.sleep(SILENCE_STEP_S)
         waited_s += SILENCE_STEP_S
     if request.transport is not None:
@@ -299,7 +311,7 @@ async def _silence(request: web.Request) -> web.StreamResponse:
 
 
 async def charges(request: web.Request) -> web.Response:
-    return _json({"items": request.app[BOOKS].captures(request.query.get("order"))})
+    return _json({"items": request.app[BOOKS].captures(request.query.get("order")), "next_cursor": None})
 
 
 async def attempt(request: web.Request) -> web.Response:
@@ -342,14 +354,20 @@ def create_sandbox(data_path: Path) -> web.Application:
     journal = Journal(data_path / JOURNAL)
     app = web.Application(middlewares=[_refusals])
     app[BOOKS] = Sandbox(journal)
+    app[CLOSING] = asyncio.Event()
     app.router.add_post("/charges", charge)
     app.router.add_get("/charges", charges)
     app.router.add_get("/attempts/{attempt}", attempt)
     app.router.add_post("/voids", void)
     app.router.add_post("/refunds", refund)
 
+    async def stop(_: web.Application) -> None:
+        app[CLOSING].set()
+
     async def close(_: web.Application) -> None:
+        await app[BOOKS].close()
         await journal.close()
 
+    app.on_shutdown.append(stop)
     app.on_cleanup.append(close)
     return app

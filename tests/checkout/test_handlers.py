@@ -14,6 +14,7 @@ from flow_kit import KEYRING, PRICE, Checkout
 
 from onsale.auth import middleware as auth
 from onsale.auth.access import AccessTokens
+from onsale.auth.errors import StoreUnavailable
 from onsale.auth.identifiers import new_id, order_id
 from onsale.auth.roles import Role
 from onsale.auth.tickets import Tickets
@@ -387,6 +388,27 @@ async def test_order_is_shown_before_it_is_recorded(client: Client, checkout: Ch
 
     assert [False, True] == [before["recorded"], after["recorded"]]
     assert before | {"recorded": True} == after
+
+
+async def test_order_is_shown_by_the_store_that_is_there(client: Client, checkout: Checkout) -> None:
+    """Redis away: what the record says. Postgres away: what Redis says, not recorded. Both: 503, never 404."""
+    order = await checkout.bought("ann")
+    reads = client.http.server.app[handlers.READS]  # type: ignore[attr-defined]
+    inventory, orders = reads._inventory, reads._orders
+
+    class Away:
+        async def look(self, *_: Any) -> None:
+            raise StoreUnavailable
+
+        get = look
+
+    answers = []
+    for redis, postgres in ((Away(), orders), (inventory, Away()), (Away(), Away())):
+        reads._inventory, reads._orders = redis, postgres
+        reply, shown = await client.send("GET", f"/v1/orders/{order}")
+        answers.append((reply.status, shown.get("state"), shown.get("recorded")))
+
+    assert [(200, "confirmed", True), (200, "confirmed", False), (503, None, None)] == answers
 
 
 async def test_orders_are_listed_newest_first(client: Client, checkout: Checkout) -> None:
