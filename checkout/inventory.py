@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 import msgspec
 from redis.asyncio import Redis
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ClusterDownError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
 
 from onsale.auth.errors import IdempotencyKeyReused, StoreUnavailable
 from onsale.checkout.errors import (
@@ -447,8 +447,9 @@ REFUSALS: Mapping[Reply, type[Exception]] = {
 }
 PACKED_ORDER = msgspec.msgpack.Decoder(PackedOrder)
 PACKED_ATTEMPT = msgspec.msgpack.Decoder(PackedAttempt)
-# How Redis refuses to write; 6.2 wraps it in the text of an error of the script.
-CANNOT_WRITE = re.compile(r"OOM|MISCONF|NOREPLICAS|READONLY|LOADING|BUSY|CLUSTERDOWN|MASTERDOWN")
+CANNOT_WRITE = (OutOfMemoryError, ReadOnlyError, ClusterDownError)
+# The same where no class says so: 6.2 wraps a script's error in text, and some codes have no class.
+CANNOT_WRITE_TEXT = re.compile(r"used memory > 'maxmemory'|MISCONF|NOREPLICAS|READONLY|BUSY")
 
 
 def _refusal(reply: Reply, *, unknown: type[Exception] = OrderUnknown, is_replay: bool = False) -> Exception:
@@ -471,9 +472,9 @@ def _store_errors() -> Iterator[None]:
     except Overloaded as error:
         raise StoreUnavailable from error
     except ResponseError as error:
-        if CANNOT_WRITE.search(str(error)) is None:
-            raise
-        raise StoreUnavailable from error
+        if isinstance(error, CANNOT_WRITE) or CANNOT_WRITE_TEXT.search(str(error)):
+            raise StoreUnavailable from error
+        raise
     except RedisError as error:
         raise StoreUnavailable from error
 

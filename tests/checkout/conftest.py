@@ -11,6 +11,7 @@ import pytest
 from aiohttp.test_utils import TestServer
 from flow_kit import READ_TIMEOUT_S, Checkout, Sandbox, checkout_on
 from redis.asyncio import Redis
+from shop_kit import Shop
 
 from onsale.checkout.providers.sandbox import SandboxProvider
 from onsale.checkout.providers.sandbox_server import create_sandbox
@@ -35,3 +36,9 @@ async def checkout(
     """Ten jackets, two a buyer; recording as it comes."""
     async with checkout_on(database, shop_redis, line_redis, sandbox) as made:
         yield made
+
+
+@pytest.fixture
+async def shop(shop_redis: Redis) -> Shop:
+    """The shop's Redis alone: ten jackets and five hats, two units a buyer."""
+    return await Shop(shop_redis).open(jacket=10, hat=5)

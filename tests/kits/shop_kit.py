@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import itertools
-from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
 
 import msgspec
 from redis.asyncio import Redis
 
-from onsale.checkout.inventory import Held, Inventory, ItemUnits, Pin, Reserve, ShopSnapshot, ShopTerms
+from onsale.checkout.errors import CheckoutError
+from onsale.checkout.inventory import (
+    Held,
+    Inventory,
+    ItemUnits,
+    OrderView,
+    Pin,
+    Pinned,
+    Reserve,
+    ShopSnapshot,
+    ShopTerms,
+)
 from onsale.checkout.record.events import AttemptDoc, ItemDoc, OrderDoc
 from onsale.lua.keys import ShopKeys
 
@@ -42,15 +52,30 @@ class Shop:
         await self.inventory.load(self.keys, snapshot(terms, **stock))
         return self
 
+    async def open_more(self, **stock: int) -> None:
+        """Move units in, or free ones out; `hat=-5` takes five hats."""
+        for product, units in stock.items():
+            await self.inventory.move_stock(self.keys, f"move-{next(numbers)}", product, units)
+
+    async def refused(self, buyer: str, items: Mapping[str, int]) -> None:
+        """A reservation that must be refused, so that its key keeps the refusal."""
+        try:
+            await self.reserve(buyer, items)
+        except CheckoutError:
+            return
+        raise AssertionError("it was not refused")
+
     async def reserve(self, buyer: str = "", items: Mapping[str, int] | None = None, **fields: object) -> Held:
         """One jacket for a new buyer with a new turn, unless told otherwise."""
         return await self.inventory.reserve(self.keys, request(buyer, items, **fields))
 
-    async def pin(self, order: str, buyer: str, attempt: AttemptDoc):
-        """Claim an order's units for an attempt."""
-        return await self.inventory.pin(self.keys, Pin(order, buyer, attempt))
+    async def pin(self, order: str, buyer: str, attempt: AttemptDoc | None = None) -> Pinned:
+        """Claim an order's units for an attempt, a new one unless told otherwise."""
+        return await self.inventory.pin(self.keys, Pin(order, buyer, attempt or new_attempt()))
 
-    async def pinned(self, buyer: str = "", items: Mapping[str, int] | None = None, **fields: object):
+    async def pinned(
+        self, buyer: str = "", items: Mapping[str, int] | None = None, **fields: object
+    ) -> tuple[str, str]:
         """A new order that is being paid: (order, attempt)."""
         asked = request(buyer, items, **fields)
         await self.inventory.reserve(self.keys, asked)
@@ -58,7 +83,7 @@ class Shop:
         await self.pin(asked.order, asked.buyer, attempt)
         return asked.order, attempt.attempt
 
-    async def look(self, order: str):
+    async def look(self, order: str) -> OrderView:
         """The order, which must exist."""
         view = await self.inventory.look(self.keys, order)
         assert view is not None
@@ -139,13 +164,6 @@ def new_attempt(**fields: object) -> AttemptDoc:
         drive_ms=10_000,
     )
     return msgspec.structs.replace(made, **fields)
-
-
-def counted(items: Mapping[str, int]) -> dict[str, int]:
-    """Without zeroes, as `Shop.units` answers."""
-    kept: dict[str, int] = defaultdict(int)
-    kept.update({name: units for name, units in items.items() if units})
-    return dict(kept)
 
 
 def with_terms(**changes: int | bool) -> ShopTerms:
