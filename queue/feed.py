@@ -268,6 +268,7 @@ class Feed:
         self._quiet_since_ms = _monotonic_ms()
         self._is_pinged = False
         self._clock_offset_ms = 0
+        self._looked_ms = 0
 
     def now_ms(self) -> int:
         """The line's Redis time, by this process's clock and how far it was off when last compared."""
@@ -305,9 +306,16 @@ class Feed:
             return FeedTick(is_connected=False)
 
     async def follow(self) -> None:
-        """Read the book anew: another epoch may have begun, and only this process does not know it yet."""
+        """Read the book now: something in it has just changed."""
         await self._book.refresh()
         self._meet_sales()
+
+    async def look_for_epoch(self) -> None:
+        """A line answered that it is recovering: perhaps another epoch has begun and only this process does not know.
+        However many ask, the book is read four times a second."""
+        if _monotonic_ms() - self._looked_ms >= 250:
+            self._looked_ms = _monotonic_ms()
+            await self.follow()
 
     async def refresh(self) -> RefreshTick:
         """Compare clocks, and fetch the documents of lines that have been silent. Raises RedisError."""

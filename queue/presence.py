@@ -61,7 +61,7 @@ class Presence:
             if answer is False:
                 answer = await self._line.restore(line.keys, facts.place, buyer, facts.joined_ms, lane)
         except LineRecovering:
-            await self._feed.follow()
+            await self._feed.look_for_epoch()
             raise
         view = answer if isinstance(answer, TicketView) else None
         line.learn(facts.place, view)

@@ -28,7 +28,7 @@ from onsale.queue.errors import LineRecovering, StreamsExhausted, TicketUnknown
 from onsale.queue.feed import Feed, KnownLine, Places
 from onsale.queue.frame import Frame
 from onsale.queue.presence import Presence
-from onsale.queue.states import TicketState
+from onsale.queue.states import LineState, TicketState
 from onsale.queue.teller import WAITS, Teller, Told
 from onsale.queue.wire import Wire, chunk, event
 
@@ -89,7 +89,7 @@ COMMENT = b": still here\n\n"
 class TicketStream:
     """One holder's stream."""
 
-    __slots__ = ("asked_ms", "buyer", "facts", "framed_ms", "message", "order", "slot", "told", "wire")
+    __slots__ = ("asked_ms", "buyer", "facts", "framed_ms", "message", "order", "told", "wire")
 
     def __init__(self, wire: Wire, facts: TicketFacts, buyer: str, told: Told, frame: Frame) -> None:
         self.wire = wire
@@ -100,30 +100,27 @@ class TicketStream:
         self.order = frame.order
         self.framed_ms = wire.wrote_ms
         self.message = frame.document.message
-        self.slot = 0
         self.asked_ms = wire.wrote_ms
 
 
 class LineStream:
     """One stream of a line's documents."""
 
-    __slots__ = ("sale_no", "slot", "wire")
+    __slots__ = ("sale_no", "wire")
 
     def __init__(self, wire: Wire, sale_no: int) -> None:
         self.wire = wire
         self.sale_no = sale_no
-        self.slot = 0
 
 
 class LiveStream:
     """One operator's stream of figures."""
 
-    __slots__ = ("sale_no", "slot", "wire")
+    __slots__ = ("sale_no", "wire")
 
     def __init__(self, wire: Wire, sale_no: int) -> None:
         self.wire = wire
         self.sale_no = sale_no
-        self.slot = 0
 
 
 Stream = TicketStream | LineStream | LiveStream
@@ -158,16 +155,13 @@ class Streams:
         self._on_line: defaultdict[int, dict[LineStream, None]] = defaultdict(dict)
         self._live: defaultdict[int, dict[LiveStream, None]] = defaultdict(dict)
         self._line_orders: dict[int, tuple[int, int]] = {}
+        # Streams of every kind, and how many of them each person or address has.
+        self.open_count = 0
         self._owners: Counter[str] = Counter()
         self._to_tell: dict[TicketStream, None] = {}
         self._lines_to_tell: dict[int, None] = {}
         self._is_closing = False
         feed.listen(self._notice)
-
-    @property
-    def open_count(self) -> int:
-        """Streams of every kind."""
-        return self._owners.total()
 
     async def serve_ticket(
         self, request: web.Request, facts: TicketFacts, buyer: str, on_end: Callable[[], Awaitable[None]]
@@ -177,75 +171,29 @@ class Streams:
         204 when there is nothing more to tell. Raises StreamsExhausted, and what telling raises.
         """
         owner = f"buyer {buyer}"
-        self._require_room(owner, self._limits.person_max)
-        line = self._feed.line_of(facts.sale_no)
-        told = self._teller.from_memory(line, facts) or await self._teller.tell(facts, buyer)
-        if told.is_final:
-            return web.Response(status=204)
-        frame = line.shown(self._feed.now_ms())
-        is_known = request.headers.get("Last-Event-ID") == _id(frame)
-        first = [self._retry(), event("ticket", told.doc, _id(frame))]
-        if not is_known:
-            first.append(event("line", frame.doc, _id(frame)))
-            first.extend([_message(frame)] if frame.document.message is not None else [])
-        response, wire = await self._open(request, owner, b"".join(first))
-        if wire is None:
-            return response
-        stream = TicketStream(wire, facts, buyer, told, frame)
-        self._place(stream)
-        self._by_ticket.setdefault((facts.sale_no, facts.place), []).append(stream)
-        if self._teller.from_memory(line, facts) is None:
-            # News may have come while the stream was being opened.
-            self._to_tell[stream] = None
+        await self._take_room(owner, self._limits.person_max)
         try:
-            await wire.ended
+            return await self._serve_ticket(request, facts, buyer, on_end)
         finally:
-            self._forget_ticket(stream)
-        if stream.told.is_final:
-            await on_end()
-        return await _end(response, wire)
+            self._give_room(owner)
 
     async def serve_line(self, request: web.Request, line: KnownLine, address: str | None) -> web.StreamResponse:
         """A line's documents as they come, to anyone. `address` None: not counted. 204 when the sale has ended."""
         owner = f"address {address or ''}"
-        self._require_room(owner, self._limits.address_max if address is not None else self._limits.process_max)
-        frame = line.shown(self._feed.now_ms())
-        if frame.document.state == "ended":
-            return web.Response(status=204)
-        is_known = request.headers.get("Last-Event-ID") == _id(frame)
-        first = self._retry() + (COMMENT if is_known else event("line", frame.doc, _id(frame)))
-        response, wire = await self._open(request, owner, first)
-        if wire is None:
-            return response
-        stream = LineStream(wire, line.sale.no)
-        self._place(stream)
-        self._on_line[line.sale.no][stream] = None
-        self._line_orders.setdefault(line.sale.no, frame.order)
+        await self._take_room(owner, self._limits.process_max if address is None else self._limits.address_max)
         try:
-            await wire.ended
+            return await self._serve_line(request, line)
         finally:
-            self._slots[stream.slot].pop(stream, None)
-            self._on_line[line.sale.no].pop(stream, None)
-            self._release(owner)
-        return await _end(response, wire)
+            self._give_room(owner)
 
     async def serve_live(self, request: web.Request, line: KnownLine, operator: str) -> web.StreamResponse:
         """Operators' figures of a sale, as `publish_live` gives them."""
         owner = f"operator {operator}"
-        self._require_room(owner, self._limits.person_max)
-        response, wire = await self._open(request, owner, self._retry())
-        if wire is None:
-            return response
-        stream = LiveStream(wire, line.sale.no)
-        self._place(stream)
-        self._live[line.sale.no][stream] = None
+        await self._take_room(owner, self._limits.person_max)
         try:
-            await wire.ended
+            return await self._serve_live(request, line)
         finally:
-            self._slots[stream.slot].pop(stream, None)
-            del self._live[line.sale.no][stream]
-            self._release(owner)
-        return await _end(response, wire)
+            self._give_room(owner)
 
     def watched_live(self) -> tuple[int, ...]:
         """Numbers of the sales whose figures somebody watches."""
@@ -305,49 +253,114 @@ class Streams:
 
     # --- opening and ending
 
-    def _require_room(self, owner: str, owner_max: int) -> None:
-        if self._is_closing or self.open_count >= self._limits.process_max or self._owners[owner] >= owner_max:
+    async def _take_room(self, owner: str, owner_max: int) -> None:
+        """Count a stream before it is opened: a thousand that open at once must not all find room.
+
+        Raises StreamsExhausted; but a client that reconnects is not refused for its own dead connections.
+        """
+        if not self._has_room(owner, owner_max):
+            await self._sweep()
+            # The handlers that were woken end before this goes on.
+            await asyncio.sleep(0)
+        if not self._has_room(owner, owner_max):
             raise StreamsExhausted
-
-    async def _open(self, request: web.Request, owner: str, first: bytes) -> tuple[web.StreamResponse, Wire | None]:
-        """Begin the answer. Without a wire there is nothing to keep: HEAD, or a client that has gone already."""
-        if request.method == "HEAD":
-            return web.Response(headers=HEADERS), None
-        # Counted before anything is awaited: a thousand that open at once must not all find room.
         self._owners[owner] += 1
-        try:
-            response = web.StreamResponse(headers=HEADERS)
-            await response.prepare(request)
-            await response.write(first)
-            transport = request.transport
-            if transport is None:
-                raise ConnectionResetError
-        except BaseException:
-            self._release(owner)
-            raise
-        is_chunked = request.version >= HttpVersion11
-        return response, Wire(transport, owner, is_chunked=is_chunked, now_ms=self._clock_ms())
+        self.open_count += 1
 
-    def _place(self, stream: Stream) -> None:
-        """Give it the next slot: slots fill evenly, whenever streams come."""
-        stream.slot = self._slot_next
-        self._slot_next = (self._slot_next + 1) % SLOTS
-        self._slots[stream.slot][stream] = None
+    def _has_room(self, owner: str, owner_max: int) -> bool:
+        is_full = self.open_count >= self._limits.process_max or self._owners[owner] >= owner_max
+        return not is_full and not self._is_closing
 
-    def _release(self, owner: str) -> None:
+    def _give_room(self, owner: str) -> None:
+        self.open_count -= 1
         self._owners[owner] -= 1
-        if self._owners[owner] <= 0:
+        if not self._owners[owner]:
             del self._owners[owner]
 
-    def _forget_ticket(self, stream: TicketStream) -> None:
-        self._slots[stream.slot].pop(stream, None)
-        self._to_tell.pop(stream, None)
-        key = (stream.facts.sale_no, stream.facts.place)
-        others = self._by_ticket[key]
-        others.remove(stream)
-        if not others:
-            del self._by_ticket[key]
-        self._release(stream.wire.owner)
+    async def _serve_ticket(
+        self, request: web.Request, facts: TicketFacts, buyer: str, on_end: Callable[[], Awaitable[None]]
+    ) -> web.StreamResponse:
+        line = self._feed.line_of(facts.sale_no)
+        told = self._teller.from_memory(line, facts) or await self._teller.tell(facts, buyer)
+        if told.is_final:
+            return web.Response(status=204)
+        frame = line.shown(self._feed.now_ms())
+        first = [self._retry(), event("ticket", told.doc, _id(frame))]
+        if request.headers.get("Last-Event-ID") != _id(frame):
+            first.append(event("line", frame.doc, _id(frame)))
+            first.extend([_message(frame)] if frame.document.message is not None else [])
+        response, wire = await self._open(request, b"".join(first))
+        if wire is None:
+            return response
+        stream = TicketStream(wire, facts, buyer, told, frame)
+        mine = self._by_ticket.setdefault((facts.sale_no, facts.place), [])
+        mine.append(stream)
+        if self._teller.from_memory(line, facts) is None:
+            # News may have come while the stream was being opened.
+            self._to_tell[stream] = None
+        try:
+            await self._until_ended(stream)
+        finally:
+            self._to_tell.pop(stream, None)
+            mine.remove(stream)
+            if not mine:
+                del self._by_ticket[facts.sale_no, facts.place]
+        if stream.told.is_final:
+            await on_end()
+        return await _end(response, wire)
+
+    async def _serve_line(self, request: web.Request, line: KnownLine) -> web.StreamResponse:
+        frame = line.shown(self._feed.now_ms())
+        if frame.document.state is LineState.ENDED:
+            return web.Response(status=204)
+        is_known = request.headers.get("Last-Event-ID") == _id(frame)
+        news = COMMENT if is_known else event("line", frame.doc, _id(frame))
+        response, wire = await self._open(request, self._retry() + news)
+        if wire is None:
+            return response
+        stream = LineStream(wire, line.sale.no)
+        self._on_line[line.sale.no][stream] = None
+        self._line_orders.setdefault(line.sale.no, frame.order)
+        try:
+            await self._until_ended(stream)
+        finally:
+            self._on_line[line.sale.no].pop(stream, None)
+        return await _end(response, wire)
+
+    async def _serve_live(self, request: web.Request, line: KnownLine) -> web.StreamResponse:
+        response, wire = await self._open(request, self._retry())
+        if wire is None:
+            return response
+        stream = LiveStream(wire, line.sale.no)
+        self._live[line.sale.no][stream] = None
+        try:
+            await self._until_ended(stream)
+        finally:
+            del self._live[line.sale.no][stream]
+        return await _end(response, wire)
+
+    async def _open(self, request: web.Request, first: bytes) -> tuple[web.StreamResponse, Wire | None]:
+        """Begin the answer. Without a wire there is nothing to keep open: HEAD asks for headers only."""
+        if request.method == "HEAD":
+            return web.Response(headers=HEADERS), None
+        response = web.StreamResponse(headers=HEADERS)
+        await response.prepare(request)
+        await response.write(first)
+        transport = request.transport
+        if transport is None:
+            raise ConnectionResetError
+        is_chunked = request.version >= HttpVersion11
+        return response, Wire(transport, is_chunked=is_chunked, now_ms=self._clock_ms())
+
+    async def _until_ended(self, stream: Stream) -> None:
+        """Park in the next slot: slots fill evenly, whenever streams come."""
+        slot = self._slots[self._slot_next]
+        self._slot_next = (self._slot_next + 1) % SLOTS
+        slot[stream] = None
+        try:
+            await stream.wire.ended
+        finally:
+            del slot[stream]
 
     def _retry(self) -> bytes:
         spread_ms = min(RETRY_SPREAD_MAX_MS, max(RETRY_FIRST_MS, self.open_count))
@@ -441,7 +454,7 @@ class Streams:
         self._line_orders[sale_no] = frame.order
         plain = event("line", frame.doc, _id(frame))
         chunked = chunk(plain)
-        is_last = frame.document.state == "ended"
+        is_last = frame.document.state is LineState.ENDED
 
         def pass_on(stream: LineStream, now_ms: int) -> bool:
             is_written = stream.wire.write(plain, chunked, now_ms)

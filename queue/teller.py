@@ -167,7 +167,7 @@ class Teller:
         try:
             view, is_fresh = await self._line.join(self._keys(line), buyer)
         except LineRecovering:
-            await self._feed.follow()
+            await self._feed.look_for_epoch()
             raise
         if view.state is TicketState.ADMITTED and view.told_ms == 0:
             view = await self._line.take(line.keys, view.place)

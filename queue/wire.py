@@ -31,14 +31,13 @@ def chunk(payload: bytes) -> bytes:
 class Wire:
     """One open stream's connection. Bytes that many streams share are framed once, by the caller."""
 
-    __slots__ = ("_blocked_ms", "_descriptor", "_transport", "_unacked_ms", "ended", "is_chunked", "owner", "wrote_ms")
+    __slots__ = ("_blocked_ms", "_descriptor", "_transport", "_unacked_ms", "ended", "is_chunked", "wrote_ms")
 
-    def __init__(self, transport: asyncio.Transport, owner: str, *, is_chunked: bool, now_ms: int) -> None:
+    def __init__(self, transport: asyncio.Transport, *, is_chunked: bool, now_ms: int) -> None:
         self._transport = transport
         self._descriptor = _prepare_socket(transport)
         self._blocked_ms = 0
         self._unacked_ms = 0
-        self.owner = owner
         self.is_chunked = is_chunked
         self.wrote_ms = now_ms
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -124,6 +124,11 @@ class Edge:
         await self.hear()
         return admitted
 
+    async def show(self) -> None:
+        """Make a document now, whether or not one is due; this process hears of it."""
+        await self.redis.hset(self.known.keys.meta, "is_due", 1)
+        await self.admit()
+
     async def turn(self) -> None:
         """Write what streams have to be told, with everything known and asked."""
         await self.streams.tick()
@@ -202,13 +207,20 @@ async def opened_edge(
 @asynccontextmanager
 async def serving(edge: Edge) -> AsyncIterator[TestClient[web.Request, web.Application]]:
     """An HTTP client of the edge, over a real connection."""
-    client = TestClient(TestServer(edge.app()), cookie_jar=DummyCookieJar())
+    client = TestClient(PlainServer(edge.app()), cookie_jar=DummyCookieJar())
     await client.start_server()
     try:
         yield client
     finally:
         await edge.streams.close()
         await client.close()
+
+
+class PlainServer(TestServer):
+    """Serves as ours does: a handler is not cancelled when its client goes, as test servers otherwise do."""
+
+    async def _make_runner(self, **options: Any) -> web.AppRunner:
+        return await super()._make_runner(**(options | {"handler_cancellation": False}))
 
 
 class Events:
