@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -91,6 +93,7 @@ class System:
         return self.process.wait(STOPPED_WITHIN_S)
 
 
+README = Path(__file__).parents[2] / "README.md"
 ONSALE = [sys.executable, "-P", "-m", "onsale.server"]
 
 
@@ -148,6 +151,29 @@ def test_everything_runs_and_is_told(system: System) -> None:
     assert second.stderr.count("\n") == 1
     assert "already" in second.stderr
     assert "buyer@demo.example" in system.said
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+def test_the_readme_is_true(system: System) -> None:
+    """The commands of the README, as they stand there, buy a unit and end with a clean audit."""
+    block = re.search(r"## By hand\n.*?```sh\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    assert block
+    (system.folder / ".venv").symlink_to(sys.prefix)
+
+    said = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", block[1]],
+        cwd=system.folder,
+        env={**clean_environment(), "BASE": system.status().addresses["shop"].rstrip("/")},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+    assert said.returncode == 0, said.stdout + said.stderr
+    assert '"state":"confirmed"' in said.stdout
+    assert '"recorded":true' in said.stdout
+    assert "BROKEN" not in said.stdout
 
 
 @pytest.mark.parametrize("name", PROCESSES)
