@@ -58,11 +58,11 @@ local function restore(place, buyer, joined_ms, lane)
   return view_of(line, place, t, false, false)
 end
 
--- A turn known from the record whose holder was not: the holder has come.
+-- A turn known from the record whose holder was not: the holder has come, perhaps after its end.
 local function adopt(place, t, buyer, joined_ms, lane)
   t.buyer, t.joined_ms, t.lane = buyer, joined_ms, lane
   redis.call("HSET", tickets, place, pack_ticket(t))
-  redis.call("HSET", buyers, buyer, place)
+  if is_living(t) then redis.call("HSET", buyers, buyer, place) end
   return view_of(line, place, t, false, false)
 end
 
@@ -75,12 +75,14 @@ for i, item in ipairs(items) do
     answers[i] = view_of(line, place, t, t.state == WAITING and redis.call("ZSCORE", absent, place), false)
   elseif place < 1 or place > line.tail or (t and t.buyer ~= "") then
     answers[i] = {UNKNOWN}
+  elseif t and not is_living(t) then
+    answers[i] = adopt(place, t, buyer, joined_ms, lane)
+  elseif not t and redis.call("GETBIT", gone, place) == 1 then
+    answers[i] = {GONE}
   elseif other and other ~= place and not gives_way(other, place) then
     answers[i] = {GONE}
   elseif t then
     answers[i] = adopt(place, t, buyer, joined_ms, lane)
-  elseif redis.call("GETBIT", gone, place) == 1 then
-    answers[i] = {GONE}
   else
     answers[i] = restore(place, buyer, joined_ms, lane)
   end

@@ -1,4 +1,4 @@
-"""Letting in: exact in rate and cap and order, whoever asks and however often; judged by the events the record reads."""
+"""Letting in: exact in rate, cap and order, whoever asks and however often; judged by the events the record reads."""
 
 from __future__ import annotations
 
