@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -24,7 +25,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -172,7 +173,7 @@ async def sell(
 async def _result(on: System, sale: str, units: int, log: Log, took_s: float) -> dict[str, Any]:
     status = await on.status()
     await _until_drained(on, sale)
-    verdict = await judge(status["stores"]["database"], status["addresses"]["sandbox"], sale, units, log.confirmed)
+    verdict = await judge(status["stores"]["postgres"], status["addresses"]["sandbox"], sale, units, log.confirmed)
     audit = await on.audit(sale)
     broken = [*verdict.faults, *(f"audit: {f}" for f in audit if not f["ok"])]
     broken += [f"5xx: {call}" for call in log.errors_5xx[:5]]
@@ -218,14 +219,9 @@ async def kills(asked: argparse.Namespace) -> dict[str, Any]:
         killed: Counter[str] = Counter()
 
         async def kill_in_turn(on: System, sale: str) -> dict[str, Any]:
-            turn = 0
             with contextlib.suppress(asyncio.CancelledError):
-                while True:
-                    await asyncio.sleep(asked.every)
-                    name = KILLED_IN_TURN[turn % len(KILLED_IN_TURN)]
-                    turn += 1
-                    if await _kill(on, name):
-                        killed[name] += 1
+                async for name in _by_the_clock(asked.every, KILLED_IN_TURN):
+                    killed[name] += await _kill(on, name)
             return {"killed": dict(killed)}
 
         result = await sell(
@@ -233,6 +229,16 @@ async def kills(asked: argparse.Namespace) -> dict[str, Any]:
             habits=Habits(), tokens=tokens, meanwhile=kill_in_turn,
         )  # fmt: skip
     return _with_rate(result, asked.rate or 20)
+
+
+async def _by_the_clock(every_s: float, names: Sequence[str]) -> AsyncIterator[str]:
+    """One name after another, each at its time: a slow kill delays no later one."""
+    clock = asyncio.get_running_loop().time
+    due = clock()
+    for name in itertools.cycle(names):
+        due += every_s
+        await asyncio.sleep(max(0.0, due - clock()))
+        yield name
 
 
 async def _kill(on: System, name: str) -> bool:
@@ -301,10 +307,8 @@ async def redis_kill(asked: argparse.Namespace) -> dict[str, Any]:
     async def kill_redis(on: System, sale: str) -> dict[str, Any]:
         killed: Counter[str] = Counter()
         with contextlib.suppress(asyncio.CancelledError):
-            while True:
-                for name in ("shop-redis", "line-redis"):
-                    await asyncio.sleep(asked.every * 2)
-                    killed[name] += await _kill(on, name)
+            async for name in _by_the_clock(asked.every * 2, ("shop-redis", "line-redis")):
+                killed[name] += await _kill(on, name)
         return {"killed": dict(killed)}
 
     return await _with_fault(asked, "redis-kill", kill_redis)
