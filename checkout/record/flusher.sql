@@ -1,9 +1,3 @@
--- transaction_settings --
--- Each record transaction carries its own guards: a stopped writer's locks end with its session after two seconds, a
--- blocked one gives up before that, and COMMIT answers only once the rows are on disk whatever the session's default.
-SELECT set_config('idle_in_transaction_session_timeout', '2s', true), set_config('lock_timeout', '1s', true),
-       set_config('synchronous_commit', 'on', true);
-
 -- watermarks_make --
 -- A stream of the present epoch that was never recorded starts at 0-0. An older epoch's open row keeps its place: it is
 -- closed by whoever fences that epoch.
@@ -25,49 +19,58 @@ SELECT w.sale, w.epoch, w.upto,
 -- One stream of one sale.
 SELECT epoch, upto FROM watermarks WHERE sale = $1 AND stream = $2 AND closed_at IS NULL;
 
--- watermark_move --
--- Whoever moves the watermark from where it read is the writer of the batch; no row back means another is, or the epoch
--- was fenced off. Answers the limit that the sale's claims are judged by.
-UPDATE watermarks SET upto = $5, updated_at = now()
- WHERE sale = $1 AND stream = $2 AND epoch = $3 AND upto = $4 AND closed_at IS NULL
-RETURNING (SELECT limit_per_buyer FROM sales WHERE id = $1) AS limit_per_buyer;
-
 -- watermark_close --
 -- The line's stream of a past epoch was read to its end: nothing of it is recorded any more.
 UPDATE watermarks SET closed_at = now()
  WHERE sale = $1 AND stream = 'admissions' AND epoch = $2 AND upto = $3 AND closed_at IS NULL;
 
--- items_lock --
--- The batch's items, in one order for every writer.
-SELECT product, stock, claimed, sold
-  FROM sale_items WHERE sale = $1 AND product = ANY($2::text[]) ORDER BY product FOR UPDATE;
+-- watermark_move --
+-- Whoever moves the watermark from where it read is the writer of the batch; no row back means another is, or the epoch
+-- was fenced off. The transaction carries its own guards, set before its first lock: a stopped writer's locks end with
+-- its session after two seconds, a blocked one gives up before that, and COMMIT answers only once the rows are on disk
+-- whatever the session's default. Answers the limit that the sale's claims are judged by.
+WITH guards AS MATERIALIZED (
+  SELECT set_config('idle_in_transaction_session_timeout', '2s', true), set_config('lock_timeout', '1s', true),
+         set_config('synchronous_commit', 'on', true)
+)
+UPDATE watermarks SET upto = $5, updated_at = now()
+  FROM guards
+ WHERE sale = $1 AND stream = $2 AND epoch = $3 AND upto = $4 AND closed_at IS NULL
+RETURNING (SELECT limit_per_buyer FROM sales WHERE id = $1) AS limit_per_buyer;
 
 -- orders_lock --
--- What is known of the orders that a batch names. Money and holdings lock in the same order: neither waits for a lock
--- that the other one cannot give back.
-SELECT id, buyer, turn, amount, currency, state, claim, rev, claim_rev, reason
-  FROM orders WHERE id = ANY($1::text[]) ORDER BY id FOR UPDATE;
+-- What is known of the orders that a batch of money names, with their lines and tries to pay. Money and holdings lock in
+-- the same order: neither waits for a lock that the other one cannot give back.
+SELECT o.id, o.buyer, coalesce(o.turn, '') AS turn, o.amount, o.currency, o.state, o.claim, o.rev, o.claim_rev, o.reason,
+       (SELECT json_agg(json_build_object(
+                 'product', i.product, 'title', i.title, 'quantity', i.quantity, 'unit_amount', i.unit_amount,
+                 'list_amount', i.list_amount, 'currency', i.currency) ORDER BY i.product)
+          FROM order_items i WHERE i.order_id = o.id)::text AS items,
+       (SELECT json_agg(json_build_array(p.id, p.order_id, p.state, p.amount, p.currency, p.reason, p.retryable))
+          FROM payments p WHERE p.order_id = o.id)::text AS attempts
+  FROM orders o WHERE o.id = ANY($1::text[]) ORDER BY o.id FOR UPDATE OF o;
 
--- order_items_of --
--- The lines of orders that are known already.
-SELECT order_id, product, title, quantity, unit_amount, list_amount, currency
-  FROM order_items WHERE order_id = ANY($1::text[]) ORDER BY order_id, product;
+-- orders_lock_ids --
+-- The same for a batch of holdings, which asks nothing of them.
+SELECT id FROM orders WHERE id = ANY($1::text[]) ORDER BY id FOR UPDATE;
 
--- attempts_of --
--- The tries to pay that a batch names. The claim's order is locked, and with it every change of its attempts.
-SELECT id, order_id, state, amount, currency, reason, retryable FROM payments WHERE id = ANY($1::text[]);
-
--- buyers_lock --
--- Units bought by the buyers that a batch names, in one order for every writer.
-SELECT buyer, bought FROM sale_buyers WHERE sale = $1 AND buyer = ANY($2::text[]) ORDER BY buyer FOR UPDATE;
-
--- turns_taken --
--- Which of these turns have bought or are buying, and with which order.
-SELECT turn, id FROM orders WHERE sale = $1 AND turn = ANY($2::text[]) AND claim IN ('open', 'sold');
+-- standing_lock --
+-- What a batch of money is judged by, in one order for every writer: its items, its buyers, and its turns that have
+-- bought or are buying.
+WITH items AS (
+  SELECT product, stock, claimed, sold FROM sale_items WHERE sale = $1 AND product = ANY($2::text[])
+   ORDER BY product FOR UPDATE
+), buyers AS (
+  SELECT buyer, bought FROM sale_buyers WHERE sale = $1 AND buyer = ANY($3::text[]) ORDER BY buyer FOR UPDATE
+)
+SELECT coalesce((SELECT json_agg(json_build_array(product, stock, claimed, sold)) FROM items), '[]')::text AS items,
+       coalesce((SELECT json_agg(json_build_array(buyer, bought)) FROM buyers), '[]')::text AS buyers,
+       coalesce((SELECT json_agg(json_build_array(turn, id)) FROM orders
+                  WHERE sale = $1 AND turn = ANY($4::text[]) AND claim IN ('open', 'sold')), '[]')::text AS turns;
 
 -- orders_claim_insert --
--- Orders that this batch of money brings. Where the batch of holdings brought one in the same moment, the claim is
--- added to it, and whoever has the newer rev describes its state.
+-- Orders that this batch of money brings. Where a batch of holdings brought one in the same moment, the claim is added to
+-- it, and whoever has the newer rev describes its state.
 INSERT INTO orders AS o (id, sale, buyer, turn, lane, epoch, state, claim, reason, rev, claim_rev, amount, currency,
                          address, idempotency_key, body_digest, reserved_at, expires_at, confirmed_at, ended_at)
 SELECT n.id, $1, n.buyer, nullif(n.turn, ''), n.lane, $2, n.state, n.claim, n.reason, n.rev, n.claim_rev, n.amount,
@@ -157,26 +160,24 @@ UPDATE payments AS p
        AS n (id, state, reason, retryable, ended_ms)
  WHERE p.id = n.id;
 
--- buyers_write --
--- Units bought per buyer; rows that exist are locked by this batch, new ones have no other writer.
-INSERT INTO sale_buyers AS b (sale, buyer, bought, bought_max)
-SELECT $1, n.buyer, n.bought, $2 FROM unnest($3::text[], $4::int[]) AS n (buyer, bought)
-    ON CONFLICT (sale, buyer) DO UPDATE
-   SET bought = excluded.bought, bought_max = greatest(b.bought_max, excluded.bought_max);
-
--- items_move --
--- Counters move by what this batch accepted, sold and released; the constraint is the last line, not the judge.
-UPDATE sale_items AS i SET claimed = i.claimed + n.claimed, sold = i.sold + n.sold
-  FROM unnest($2::text[], $3::bigint[], $4::bigint[]) AS n (product, claimed, sold)
- WHERE i.sale = $1 AND i.product = n.product;
-
--- ledger_insert --
--- The account of every unit.
+-- account_write --
+-- What a batch accepted, sold and released, in one statement: the counters of items (the constraint is the last line, not
+-- the judge), the units of buyers (rows that exist are locked by this batch, new ones have no other writer), the ledger.
+WITH moved AS (
+  UPDATE sale_items AS i SET claimed = i.claimed + n.claimed, sold = i.sold + n.sold
+    FROM unnest($4::text[], $5::bigint[], $6::bigint[]) AS n (product, claimed, sold)
+   WHERE i.sale = $1 AND i.product = n.product
+), bought AS (
+  INSERT INTO sale_buyers AS b (sale, buyer, bought, bought_max)
+  SELECT $1, n.buyer, n.bought, $3 FROM unnest($7::text[], $8::int[]) AS n (buyer, bought)
+      ON CONFLICT (sale, buyer) DO UPDATE
+     SET bought = excluded.bought, bought_max = greatest(b.bought_max, excluded.bought_max)
+)
 INSERT INTO ledger (at, sale, product, order_id, verb, quantity, amount, currency, epoch, event_id, reason)
 SELECT to_timestamp(n.at_ms / 1000.0), $1, n.product, n.order_id, n.verb, n.quantity, n.amount, n.currency, $2, n.event_id,
        n.reason
-  FROM unnest($3::bigint[], $4::text[], $5::text[], $6::text[], $7::int[], $8::bigint[], $9::text[], $10::text[],
-              $11::text[])
+  FROM unnest($9::bigint[], $10::text[], $11::text[], $12::text[], $13::int[], $14::bigint[], $15::text[], $16::text[],
+              $17::text[])
        AS n (at_ms, product, order_id, verb, quantity, amount, currency, event_id, reason);
 
 -- refusals_insert --

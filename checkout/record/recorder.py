@@ -16,10 +16,11 @@ import asyncpg
 import msgspec
 from asyncpg.exceptions import _base as asyncpg_base
 
-from onsale.checkout.record.events import ItemDoc
+from onsale.checkout.record.events import ItemDoc, OrderDoc
 from onsale.checkout.record.folding import (
     AttemptStanding,
     ItemStanding,
+    LedgerRow,
     MoneyFold,
     MoneyStanding,
     OrderStanding,
@@ -43,6 +44,12 @@ from onsale.checkout.states import OrderState
 from onsale.migrations.sql import load_queries
 
 SQL = load_queries("onsale.checkout.record", "flusher.sql")
+
+_items = msgspec.json.Decoder(tuple[ItemDoc, ...]).decode
+_attempts = msgspec.json.Decoder(list[tuple[str, str, str, int, str, str | None, bool]]).decode
+_counters = msgspec.json.Decoder(list[tuple[str, int, int, int]]).decode
+_bought = msgspec.json.Decoder(list[tuple[str, int]]).decode
+_turns = msgspec.json.Decoder(list[tuple[str, str]]).decode
 
 # Errors that lie in a batch's values: repeating them changes nothing. Classes of SQLSTATE: cardinality, data,
 # constraint, program limit. Everything else (connection, deadlock, lock, schema) is for the caller to try again.
@@ -140,7 +147,6 @@ class Recorder:
         await self._crash("before_tx")
         async with self._pool.acquire() as conn:
             async with conn.transaction():
-                await conn.execute(SQL.transaction_settings)
                 moved = await conn.fetchrow(
                     SQL.watermark_move, batch.sale, batch.stream, batch.epoch, batch.prev, batch.upto
                 )
@@ -198,48 +204,27 @@ class _Writing:
         self._poison += [self._stranger(event_id) for event_id, _ in fold.strangers]
         await self._write_orders(fold)
         await self._write_attempts(fold)
-        await self._write_counters(fold)
-        await self._write_ledger(fold)
+        await self._write_account(fold)
 
     async def _standing(self, events: Sequence[MoneyEvent]) -> MoneyStanding:
-        orders = sorted({event.order for event in events})
-        docs = {event.order: event.doc for event in events if isinstance(event, Claimed)}
-        lines = await self._lines([order for order in orders if order not in docs])
-        products = {line.product for items in lines.values() for line in items}
-        products.update(item.product for doc in docs.values() for item in doc.items)
         standing = MoneyStanding(self._limit)
-        standing.items = await self._items(sorted(products))
-        for row in await self._conn.fetch(SQL.orders_lock, orders):
-            items = docs[row["id"]].items if row["id"] in docs else lines.get(row["id"], ())
-            standing.orders[row["id"]] = _order_standing(row, items)
-        standing.attempts = await self._attempts(events)
-        await self._buyers_and_turns(standing, docs.values())
+        docs = {event.order: event.doc for event in events if isinstance(event, Claimed)}
+        for row in await self._conn.fetch(SQL.orders_lock, sorted({event.order for event in events})):
+            standing.orders[row["id"]] = _order_standing(row)
+            for attempt in _attempts(row["attempts"] or "[]"):
+                standing.attempts[attempt[0]] = AttemptStanding(*attempt)
+        # What the batch touches: orders as they are known, and as its claims bring them.
+        touched: list[OrderStanding | OrderDoc] = [*standing.orders.values(), *docs.values()]
+        products = {item.product for order in touched for item in order.items}
+        buyers = {order.buyer for order in touched}
+        turns = {order.turn for order in touched} - {""}
+        row = await self._conn.fetchrow(
+            SQL.standing_lock, self._batch.sale, sorted(products), sorted(buyers), sorted(turns)
+        )
+        standing.items = {product: ItemStanding(*counters) for product, *counters in _counters(row["items"])}
+        standing.bought = dict(_bought(row["buyers"]))
+        standing.turns = dict(_turns(row["turns"]))
         return standing
-
-    async def _lines(self, orders: Sequence[str]) -> dict[str, tuple[ItemDoc, ...]]:
-        lines: dict[str, tuple[ItemDoc, ...]] = {}
-        if orders:
-            for row in await self._conn.fetch(SQL.order_items_of, orders):
-                order, *columns = row
-                lines[order] = (*lines.get(order, ()), ItemDoc(*columns))
-        return lines
-
-    async def _items(self, products: Sequence[str]) -> dict[str, ItemStanding]:
-        rows = await self._conn.fetch(SQL.items_lock, self._batch.sale, products)
-        return {row["product"]: ItemStanding(row["stock"], row["claimed"], row["sold"]) for row in rows}
-
-    async def _attempts(self, events: Sequence[MoneyEvent]) -> dict[str, AttemptStanding]:
-        ids = [event.attempt.attempt if isinstance(event, Claimed) else event.attempt for event in events]
-        return {row["id"]: AttemptStanding(*row) for row in await self._conn.fetch(SQL.attempts_of, ids)}
-
-    async def _buyers_and_turns(self, standing: MoneyStanding, docs: Iterable[Any]) -> None:
-        docs = tuple(docs)
-        buyers = {order.buyer for order in standing.orders.values()} | {doc.buyer for doc in docs}
-        rows = await self._conn.fetch(SQL.buyers_lock, self._batch.sale, sorted(buyers))
-        standing.bought = {row["buyer"]: row["bought"] for row in rows}
-        turns = {order.turn for order in standing.orders.values()} | {doc.turn for doc in docs}
-        rows = await self._conn.fetch(SQL.turns_taken, self._batch.sale, sorted(turns - {""}))
-        standing.turns = {row["turn"]: row["id"] for row in rows}
 
     async def _write_orders(self, fold: MoneyFold) -> None:
         new = sorted((order for order in fold.orders.values() if order.doc is not None), key=lambda order: order.order)
@@ -278,37 +263,20 @@ class _Writing:
             rows = [(refund.attempt, refund.amount, refund.currency, refund.reason) for refund in fold.refunds]
             await self._conn.execute(SQL.refunds_insert, *_columns(rows))
 
-    async def _write_counters(self, fold: MoneyFold) -> None:
-        if fold.bought:
-            columns = _columns(sorted(fold.bought.items()))
-            await self._conn.execute(SQL.buyers_write, self._batch.sale, self._limit, *columns)
+    async def _write_account(self, fold: MoneyFold) -> None:
         moved = [(product, item.claimed_by, item.sold_by) for product, item in fold.items.items()]
-        if moved:
-            await self._conn.execute(SQL.items_move, self._batch.sale, *_columns(moved))
-
-    async def _write_ledger(self, fold: MoneyFold) -> None:
-        rows = [
-            (
-                row.at_ms,
-                row.item.product,
-                row.order,
-                row.verb,
-                row.item.quantity,
-                row.item.unit_amount * row.item.quantity,
-                row.item.currency,
-                row.event_id,
-                row.reason,
-            )
-            for row in fold.ledger
-        ]
-        if rows:
-            await self._conn.execute(SQL.ledger_insert, self._batch.sale, self._batch.epoch, *_columns(rows))
+        bought = sorted(fold.bought.items())
+        ledger = [_ledger_row(row) for row in fold.ledger]
+        if not ledger:
+            return  # Counters and units move with a line of the ledger, or not at all.
+        args = (*_columns(moved, 3), *_columns(bought, 2), *_columns(ledger, 9))
+        await self._conn.execute(SQL.account_write, self._batch.sale, self._batch.epoch, self._limit, *args)
 
     # holdings
 
     async def _holdings(self, events: Sequence[HoldingsEvent]) -> None:
         events = sorted(events, key=lambda event: event.order)
-        await self._conn.fetch(SQL.orders_lock, [event.order for event in events])
+        await self._conn.fetch(SQL.orders_lock_ids, [event.order for event in events])
         begun = {event.order: event for event in events if isinstance(event, Reserved)}
         ended = {event.order: event for event in events if not isinstance(event, Reserved)}
         if begun:
@@ -346,17 +314,17 @@ class _Writing:
             await self._conn.execute(SQL.refusals_insert, self._batch.sale, self._batch.epoch, *columns)
 
 
-def _columns(rows: Iterable[Sequence[Any]]) -> list[list[Any]]:
-    """Rows as the arrays that `unnest` takes."""
-    return [list(column) for column in zip(*rows, strict=True)]
+def _columns(rows: Iterable[Sequence[Any]], width: int = 0) -> list[list[Any]]:
+    """Rows as the arrays that `unnest` takes; `width` empty ones where there is no row."""
+    return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(width)]
 
 
-def _order_standing(row: asyncpg.Record, items: tuple[ItemDoc, ...]) -> OrderStanding:
+def _order_standing(row: asyncpg.Record) -> OrderStanding:
     return OrderStanding(
         row["id"],
         row["buyer"],
-        row["turn"] or "",
-        items,
+        row["turn"],
+        _items(row["items"] or "[]"),
         row["amount"],
         row["currency"],
         row["state"],
@@ -365,6 +333,13 @@ def _order_standing(row: asyncpg.Record, items: tuple[ItemDoc, ...]) -> OrderSta
         row["claim_rev"],
         row["reason"],
     )
+
+
+def _ledger_row(row: LedgerRow) -> tuple[Any, ...]:
+    item = row.item
+    amount = item.unit_amount * item.quantity
+    columns = (row.at_ms, item.product, row.order, row.verb, item.quantity, amount, item.currency)
+    return (*columns, row.event_id, row.reason)
 
 
 def _claim_insert_row(order: OrderStanding) -> tuple[Any, ...]:
