@@ -46,7 +46,7 @@ from onsale.server.edge import SUM_INTERVAL_MS, Edge, Summary, hot_table
 from onsale.server.health import Readiness, require_fit_stores
 from onsale.server.loop import Loops
 from onsale.server.metrics import SNAPSHOT_INTERVAL_MS, Metrics, Snapshots, tick_observer
-from onsale.server.middleware import Handler, manners, request_id, stamp
+from onsale.server.middleware import Handler, Stamp, manners, request_id
 from onsale.server.openapi import document
 from onsale.server.problems import problem_response
 from onsale.server.rooms import Rooms, add_shared_loops, open_rooms
@@ -63,6 +63,7 @@ SECOND_MS = 1_000
 SETTINGS = web.AppKey("settings", Settings)
 METRICS = web.AppKey("metrics", Metrics)
 ROOMS = web.AppKey("rooms", Rooms)
+STAMP = web.AppKey("stamp", Stamp)
 
 
 def create_app(settings: Settings) -> web.Application:
@@ -78,8 +79,8 @@ def create_app(settings: Settings) -> web.Application:
     app[pages.SNAPSHOTS] = Snapshots(metrics.registry, settings.data_dir / "metrics", "web")
     add_routes(app, ROUTES)
     app.router.add_static("/static", static_folder(), append_version=False)
-    public = frozenset(route.path for route in ROUTES if route.is_public)
-    app.on_response_prepare.append(stamp(public, is_https=settings.is_https))
+    app[STAMP] = Stamp(frozenset(route.path for route in ROUTES if route.is_public), is_https=settings.is_https)
+    app.on_response_prepare.append(app[STAMP].on_prepare)
     app.cleanup_ctx.append(_open)
     return app
 
@@ -92,7 +93,8 @@ def make_runner(app: web.Application) -> Runner:
     }
 
     def front(otherwise: Handler) -> Edge:
-        return Edge(app, hot_table(app, hot_paths, metrics.traffic), otherwise, settings.trusted_proxies)
+        table = hot_table(app, hot_paths, metrics.traffic, app[STAMP])
+        return Edge(app, table, otherwise, settings.trusted_proxies, app[STAMP])
 
     def refuse(request: web.BaseRequest, error: BaseException) -> web.Response:
         found = request_id(request, settings.trusted_proxies)

@@ -140,8 +140,7 @@ class Runner(web.AppRunner):
 
 def _begins_another(arriving: StreamReader, data: bytes) -> bool:
     """Whether bytes follow a request without a body: the head of a next one, not yet whole."""
-    end = data.rfind(HEAD_END) if arriving is EMPTY_PAYLOAD else -1
-    return end >= 0 and end + len(HEAD_END) < len(data)
+    return arriving is EMPTY_PAYLOAD and not data.endswith(HEAD_END) and HEAD_END in data
 
 
 def _is_late(connection: Connection, oldest_s: float) -> bool:

@@ -2,8 +2,9 @@
 
 A poll that costs 23 microseconds bare would cost half as much again in a router of dozens of routes, a middleware and
 a log line of its own. Here one dictionary finds the handler, the same function that the application serves; errors
-become the same problem documents; and the log has one summed line a second for each of these routes. What is not
-plainly one of them (a query, an escaped path, an Expect header, HEAD) goes the ordinary way.
+become the same problem documents; the answer is written as one piece without the framework's own preparation of it,
+which costs half as much as all the rest; and the log has one summed line a second for each of these routes. What is not
+plainly one of them (a query, an escaped path, an Expect header, HEAD, HTTP/1.0) goes the ordinary way.
 """
 
 from __future__ import annotations
@@ -11,13 +12,15 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from email.utils import formatdate
+from functools import lru_cache
 
 import structlog
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from onsale.auth.requests import Network
 from onsale.server.metrics import RouteStats, Traffic
-from onsale.server.middleware import CODE, REQUEST_ID, SEGMENT_CHARACTERS_MAX, Handler, refuse, request_id
+from onsale.server.middleware import CODE, REQUEST_ID, SEGMENT_CHARACTERS_MAX, Handler, Stamp, refuse, request_id
 
 log = structlog.get_logger()
 
@@ -36,20 +39,42 @@ class Hot:
     route: web.AbstractRoute
     handler: Handler
     stats: RouteStats
+    is_public: bool
+
+
+class Written:
+    """An answer that has been written already: all that the connection still asks of it."""
+
+    keep_alive = True
+
+    async def prepare(self, _request: web.BaseRequest) -> None:
+        """Nothing is left to prepare."""
+
+    async def write_eof(self) -> None:
+        """Nothing is left to write."""
+
+
+WRITTEN = Written()
 
 
 class Edge:
     """Serves hot routes itself and hands everything else to the application's own handler."""
 
     def __init__(
-        self, app: web.Application, hot: Mapping[Key, Hot], otherwise: Handler, trusted: tuple[Network, ...]
+        self,
+        app: web.Application,
+        hot: Mapping[Key, Hot],
+        otherwise: Handler,
+        trusted: tuple[Network, ...],
+        stamp: Stamp,
     ) -> None:
         self._app = app
         self._hot = hot
         self._otherwise = otherwise
         self._trusted = trusted
+        self._stamp = stamp
 
-    async def __call__(self, request: web.Request) -> web.StreamResponse:
+    async def __call__(self, request: web.Request) -> web.StreamResponse | Written:
         parts = request.raw_path.split("/")
         count = len(parts)
         if count == 4:
@@ -62,11 +87,11 @@ class Edge:
             return await self._otherwise(request)
         return await self._serve(request, hot, parts[THING])
 
-    async def _serve(self, request: web.Request, hot: Hot, thing: str) -> web.StreamResponse:
+    async def _serve(self, request: web.Request, hot: Hot, thing: str) -> web.StreamResponse | Written:
         started_s = time.perf_counter()
         match = web.UrlMappingMatchInfo({hot.name: thing}, hot.route)
         match.add_app(self._app)
-        # What the application's own handler does after routing; handlers see no difference.
+        # What the application does after routing; handlers see no difference.
         request._match_info = match
         request[REQUEST_ID] = request_id(request, self._trusted)
         code = ""
@@ -76,7 +101,26 @@ class Edge:
             response = refuse(request, error)
             code = response.get(CODE, "")
         hot.stats.note(response.status, time.perf_counter() - started_s, code)
-        return response
+        return await self._send(request, response, hot)
+
+    async def _send(self, request: web.Request, response: web.StreamResponse, hot: Hot) -> web.StreamResponse | Written:
+        body = response.body if type(response) is web.Response else None
+        if type(body) is not bytes or response.cookies:
+            return response
+        headers = response.headers
+        headers["Content-Length"] = str(len(body))
+        headers["Date"] = _http_date(int(time.time()))
+        self._stamp.write(headers, request[REQUEST_ID], is_public=hot.is_public)
+        writer = request.writer
+        await writer.write_headers(f"HTTP/1.1 {response.status} {response.reason}", headers)
+        # Headers and body leave in one piece.
+        await writer.write_eof(body)
+        return WRITTEN
+
+
+@lru_cache(maxsize=4)
+def _http_date(now_s: int) -> str:
+    return formatdate(now_s, usegmt=True)
 
 
 def _is_plain(request: web.Request, parts: Sequence[str]) -> bool:
@@ -86,18 +130,25 @@ def _is_plain(request: web.Request, parts: Sequence[str]) -> bool:
         and 0 < len(thing) <= SEGMENT_CHARACTERS_MAX
         and "%" not in thing
         and "?" not in thing
+        # Such a client wants to be told that the connection stays, or it closes.
+        and request.keep_alive
+        and request.version == HttpVersion11
         and (request.method == "GET" or "Expect" not in request.headers)
     )
 
 
-def hot_table(app: web.Application, paths: Mapping[tuple[str, str], Handler], traffic: Traffic) -> dict[Key, Hot]:
+def hot_table(
+    app: web.Application, paths: Mapping[tuple[str, str], Handler], traffic: Traffic, stamp: Stamp
+) -> dict[Key, Hot]:
     """The edge's dictionary, for the routes of `app` whose (method, path) are in `paths`."""
     table: dict[Key, Hot] = {}
     for route in app.router.routes():
         path = route.resource.canonical if route.resource is not None else ""
         handler = paths.get((route.method, path))
         if handler is not None:
-            table[_key(route.method, path)] = Hot(_name(path), route, handler, traffic.of(route.method, path))
+            table[_key(route.method, path)] = Hot(
+                _name(path), route, handler, traffic.of(route.method, path), stamp.is_public(route.method, path)
+            )
     return table
 
 

@@ -1,7 +1,7 @@
 """What every request is given, whoever serves it: an id, an answer that explains itself, safe headers, one log line.
 
 `manners` is the one middleware of the application, wrapped around every route and around what matches none. Headers are
-written by `stamp` when an answer begins, so that event streams have them too, and so that the hot routes, which pass by
+written by `Stamp` when an answer begins, so that event streams have them too, and so that the hot routes, which pass by
 the middleware, share them.
 """
 
@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 from aiohttp import web
 from aiohttp.typedefs import Middleware
+from multidict import CIMultiDict
 
 from onsale.auth.errors import NotFound
 from onsale.auth.identifiers import new_id
@@ -107,25 +108,38 @@ def require_names(request: web.Request) -> None:
             raise NotFound
 
 
-def stamp(public: frozenset[str], *, is_https: bool) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
-    """What is written on every answer as it begins. `public` are the paths (templates) that anyone may read."""
+class Stamp:
+    """Writes what every answer carries. `public` are the paths (templates) that anyone may read."""
 
-    async def write(request: web.Request, response: web.StreamResponse) -> None:
-        headers = response.headers
-        headers["X-Request-Id"] = request[REQUEST_ID]
+    def __init__(self, public: frozenset[str], *, is_https: bool) -> None:
+        self._public = public
+        self._is_https = is_https
+
+    def is_public(self, method: str, path: str) -> bool:
+        """Whether pages of other sites may read the answer."""
+        return method != "POST" and path in self._public
+
+    def write(self, headers: CIMultiDict[str], request_id: str, *, is_public: bool) -> None:
+        """On any answer, however it is sent."""
+        headers["X-Request-Id"] = request_id
         headers["X-Content-Type-Options"] = "nosniff"
         headers["Server"] = "onsale"
         if "Cache-Control" not in headers:
-            # Styles and scripts are asked after each time: a release is seen at once, and an unchanged file not sent.
-            headers["Cache-Control"] = "no-cache" if route_of(request) == STATIC else "no-store"
-        if request.method != "POST" and route_of(request) in public:
+            headers["Cache-Control"] = "no-store"
+        if is_public:
             headers["Access-Control-Allow-Origin"] = "*"
-        if headers.get("Content-Type", "").startswith("text/html"):
-            headers.update(PAGE_HEADERS)
-        if is_https:
+        if self._is_https:
             headers["Strict-Transport-Security"] = TRANSPORT_POLICY
 
-    return write
+    async def on_prepare(self, request: web.Request, response: web.StreamResponse) -> None:
+        """As an answer of the application begins."""
+        headers, route = response.headers, route_of(request)
+        if route == STATIC:
+            # Asked after each time: a release is seen at once, and an unchanged file not sent.
+            headers.setdefault("Cache-Control", "no-cache")
+        if headers.get("Content-Type", "").startswith("text/html"):
+            headers.update(PAGE_HEADERS)
+        self.write(headers, request[REQUEST_ID], is_public=self.is_public(request.method, route))
 
 
 def route_of(request: web.Request) -> str:
