@@ -15,6 +15,7 @@ import asyncio
 import time
 from base64 import b64encode
 from collections.abc import Coroutine, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -277,27 +278,23 @@ class CheckoutFlow:
             return keys, await self._inventory.pin(keys, pin)
 
         # A pin whose answer was lost may have happened: the same pin again finds out.
-        async for attempt in stamina.retry_context(on=StoreUnavailable, attempts=3, wait_initial=0.05, wait_max=0.5):
-            with attempt:
-                answer = await self._shop.ask(sale, send)
-        keys, pinned = answer
+        keys, pinned = await self._shop.insist(sale, send)
         # Its own pin told again, after the first answer was lost, is nobody else's attempt.
-        is_own = pinned.attempt == pin.attempt.attempt and pinned.outcome == Outcome.OPEN
-        return keys, replace(pinned, is_replay=False) if is_own else pinned
+        if pinned.is_replay and pinned.attempt == pin.attempt.attempt and pinned.outcome == Outcome.OPEN:
+            pinned = replace(pinned, is_replay=False)
+        return keys, pinned
 
     async def _charge(self, claim: Claim, method: str, token: str, lease: Lease) -> Charge:
         """Ask until the provider says what became of the attempt, or the lease ends. "Not found" says nothing."""
-        if lease.left_s <= 0:
-            return Charge(ChargeState.UNKNOWN)
-        try:
+        with suppress(Unanswered):
+            return await self._charge_once(claim, method, token, lease)
+        with suppress(Unanswered):
             async for attempt in stamina.retry_context(
-                on=Unanswered, attempts=None, timeout=lease.left_s, wait_initial=0.1, wait_max=2.0
+                on=Unanswered, attempts=None, timeout=max(0.0, lease.left_s), wait_initial=0.1, wait_max=2.0
             ):
                 with attempt:
-                    charge = await self._charge_once(claim, method, token, lease)
-        except Unanswered:
-            return Charge(ChargeState.UNKNOWN)
-        return charge
+                    return await self._charge_once(claim, method, token, lease)
+        return Charge(ChargeState.UNKNOWN)
 
     async def _charge_once(self, claim: Claim, method: str, token: str, lease: Lease) -> Charge:
         if lease.left_s <= 0:

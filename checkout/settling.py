@@ -84,6 +84,9 @@ class Shop:
 
     async def insist(self, sale: str, call: Callable[[ShopKeys], Awaitable[Answer]]) -> Answer:
         """The same, tried again while the shop's Redis is away: for calls that are idempotent under their ids."""
+        with suppress(ShopRecovering, StoreUnavailable):
+            return await self.ask(sale, call)
+        # Only now: a retrying context costs more than all the rest of a confirmation.
         async for attempt in stamina.retry_context(
             on=(ShopRecovering, StoreUnavailable), attempts=None, timeout=INSIST_S, wait_initial=0.05, wait_max=0.5
         ):
