@@ -2,15 +2,11 @@
 
 import asyncio
 import json
-import time
 from contextlib import asynccontextmanager
 
 import pytest
 from aiohttp import web
 
-from onsale.auth.accounts import ensure_load_accounts
-from onsale.auth.middleware import ACCESS
-from onsale.auth.roles import Role
 from onsale.checkout.providers.sandbox_server import create_sandbox
 from onsale.server.app import ROOMS
 from onsale.server.config import load_settings
@@ -59,58 +55,6 @@ async def processes(app, server):
     worker_loops(rooms, loops)
     async with loops.running(drain_s=2.0):
         yield
-
-
-class Caller:
-    """One account's calls; each answers (status, body, headers)."""
-
-    def __init__(self, client, token):
-        self._client = client
-        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
-
-    async def __call__(self, method, path, body=None, **headers):
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        async with self._client.request(method, path, json=body, headers=self._headers | named) as response:
-            is_json = "json" in response.content_type
-            return response.status, await response.json() if is_json else await response.read(), response.headers
-
-    async def until(self, path, is_so):
-        """Ask until the answer is as wanted; the system's loops run meanwhile."""
-        async with asyncio.timeout(15):
-            while True:
-                status, body, _ = await self("GET", path)
-                if status == 200 and is_so(body):
-                    return body
-
-    async def insist(self, method, path, body=None, **headers):
-        """Repeat while the system asks for patience: a sale that was just made is being loaded."""
-        async with asyncio.timeout(15):
-            while True:
-                answer = await self(method, path, body, **headers)
-                if answer[0] != 503:
-                    return answer
-
-
-@pytest.fixture
-async def accounts(app, server, client):
-    """Makes callers: `accounts("customer", 3)`."""
-    made = 0
-
-    async def make(role, count=1):
-        nonlocal made
-        tokens = await ensure_load_accounts(
-            app[ROOMS].stores.pool,
-            app[ACCESS],
-            count=count,
-            first=made + 1,
-            ttl_s=600,
-            role=Role(role),
-            now_ms=time.time_ns() // 1_000_000,
-        )
-        made += count
-        return [Caller(client, token) for token in tokens]
-
-    return make
 
 
 @pytest.fixture
@@ -237,9 +181,8 @@ async def test_without_a_pass_nothing_is_reserved(sale, accounts):
     assert (403, "pass_invalid") == (forged[0], forged[1]["code"])
 
 
-async def test_the_line_document_follows(sale, accounts, client):
+async def test_the_line_document_follows(sale, accounts, anyone):
     """Anyone reads the line: who was let in is counted, and an unchanged document is not sent again."""
-    anyone = Caller(client, None)
     (buyer,) = await accounts("customer")
     await admitted(buyer, sale)
     shown = await anyone.until(f"/v1/sales/{sale}/line", lambda line: line["admitted"] == 1)

@@ -1,13 +1,18 @@
 """What every request is given, whichever way it is served: problems, ids, headers, HEAD, OPTIONS."""
 
+import asyncio
 import json
+from ipaddress import ip_network
+from types import SimpleNamespace
 
 import pytest
+from aiohttp.test_utils import make_mocked_request
 
-from onsale.server.config import load_settings
-from onsale.server.routes import ROUTES
+from onsale.server.edge import Summary
+from onsale.server.metrics import Traffic
+from onsale.server.middleware import request_id
 
-GETS = sorted({route.path for route in ROUTES if route.method == "GET"})
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 async def _problem(response):
@@ -18,17 +23,17 @@ async def _problem(response):
     return body
 
 
-async def test_unknown_paths_are_problems(client):
+async def test_unknown_paths_are_problems(shared_client):
     """404 with a code, in the language asked for."""
-    async with client.get("/v1/nonsense", headers={"Accept-Language": "ko"}) as response:
+    async with shared_client.get("/v1/nonsense", headers={"Accept-Language": "ko"}) as response:
         body = await _problem(response)
 
     assert (404, "not_found", "찾을 수 없습니다") == (response.status, body["code"], body["title"])
 
 
-async def test_wrong_methods_say_what_is_allowed(client):
+async def test_wrong_methods_say_what_is_allowed(shared_client):
     """405 with Allow."""
-    async with client.put("/v1/sales") as response:
+    async with shared_client.put("/v1/sales") as response:
         body = await _problem(response)
 
     assert "method_not_allowed" == body["code"]
@@ -36,9 +41,9 @@ async def test_wrong_methods_say_what_is_allowed(client):
 
 
 @pytest.mark.parametrize("path", ["/v1/sales/none", "/v1/products/none/stock"])
-async def test_both_edges_answer_problems_alike(client, path):
+async def test_both_edges_answer_problems_alike(shared_client, path):
     """The ordinary way and the hot one give the same manners."""
-    async with client.get(path) as response:
+    async with shared_client.get(path) as response:
         await _problem(response)
 
     assert 404 == response.status
@@ -58,17 +63,17 @@ async def test_both_edges_answer_problems_alike(client, path):
         (b" " * 70_000, {"Content-Type": "application/json"}, 413, "payload_too_large"),
     ],
 )
-async def test_bad_bodies(client, body, headers, status, code):
+async def test_bad_bodies(shared_client, body, headers, status, code):
     """Each gets its own word, and none reaches a store."""
-    async with client.post("/v1/sessions", data=body, headers=headers) as response:
+    async with shared_client.post("/v1/sessions", data=body, headers=headers) as response:
         problem = await _problem(response)
 
     assert (status, code) == (response.status, problem["code"])
 
 
-async def test_unknown_query_names_are_refused(client):
+async def test_unknown_query_names_are_refused(shared_client):
     """A misspelt name is said, not ignored."""
-    async with client.get("/v1/sales?limt=3") as response:
+    async with shared_client.get("/v1/sales?limt=3") as response:
         problem = await _problem(response)
 
     assert 422 == response.status
@@ -76,17 +81,17 @@ async def test_unknown_query_names_are_refused(client):
 
 
 @pytest.mark.parametrize("path", ["/v1/sales/%00", "/v1/sales/a%00b", "/v1/sales/" + "x" * 300, "/v1/orders/%00"])
-async def test_what_cannot_be_a_name_is_not_found(client, path):
+async def test_what_cannot_be_a_name_is_not_found(shared_client, path):
     """U+0000 and endless names never reach a store."""
-    async with client.get(path) as response:
+    async with shared_client.get(path) as response:
         await _problem(response)
 
     assert response.status in (401, 404)
 
 
-async def test_signing_in_is_asked_for(client):
+async def test_signing_in_is_asked_for(shared_client):
     """401 says how."""
-    async with client.get("/v1/me") as response:
+    async with shared_client.get("/v1/me") as response:
         problem = await _problem(response)
 
     assert (401, "unauthenticated", "Bearer") == (
@@ -97,24 +102,24 @@ async def test_signing_in_is_asked_for(client):
 
 
 @pytest.mark.parametrize("path", ["/v1/sales", "/openapi.json", "/docs", "/livez", "/readyz", "/metrics"])
-async def test_head_works_wherever_get_does(client, path):
+async def test_head_works_wherever_get_does(shared_client, path):
     """The same status and length, no body."""
-    async with client.get(path) as got, client.head(path) as asked:
+    async with shared_client.get(path) as got, shared_client.head(path) as asked:
         assert (200, b"") == (asked.status, await asked.read())
         assert got.headers["Content-Type"] == asked.headers["Content-Type"]
 
 
-async def test_other_sites_may_ask_what_they_may_read(client):
+async def test_other_sites_may_ask_what_they_may_read(shared_client):
     """A preflight of a public GET is answered; anything else is no public matter."""
-    async with client.options("/v1/sales") as public, client.options("/v1/me") as private:
+    async with shared_client.options("/v1/sales") as public, shared_client.options("/v1/me") as private:
         assert (204, "*") == (public.status, public.headers["Access-Control-Allow-Origin"])
         assert 405 == private.status
         assert "Access-Control-Allow-Origin" not in private.headers
 
 
-async def test_pages_are_strict(client):
+async def test_pages_are_strict(shared_client):
     """No script, style or frame of others; nothing inline."""
-    async with client.get("/docs") as response:
+    async with shared_client.get("/docs") as response:
         text = await response.text()
 
     assert "default-src 'none'" in response.headers["Content-Security-Policy"]
@@ -122,73 +127,154 @@ async def test_pages_are_strict(client):
     assert "http" not in "".join(part for part in text.split('"') if part.startswith(("src=", "http:")))
 
 
-async def test_problem_types_explain_themselves(client):
+async def test_problem_types_explain_themselves(shared_client):
     """`type` is an address that tells what it means, to people and to programs."""
-    async with client.get("/problems/sold_out") as facts:
+    async with shared_client.get("/problems/sold_out") as facts:
         assert {"code": "sold_out", "status": 409} == {
             key: value for key, value in (await facts.json()).items() if key in ("code", "status")
         }
-    async with client.get("/problems/sold_out", headers={"Accept": "text/html"}) as page:
+    async with shared_client.get("/problems/sold_out", headers={"Accept": "text/html"}) as page:
         assert "text/html" == page.content_type
-    async with client.get("/problems/nonsense") as unknown:
+    async with shared_client.get("/problems/nonsense") as unknown:
         assert 404 == unknown.status
 
 
-async def test_request_ids_of_strangers_are_not_taken(client):
+async def test_request_ids_of_strangers_are_not_taken():
     """Only a trusted proxy names requests."""
-    async with client.get("/livez", headers={"X-Request-Id": "stranger-0001"}) as response:
-        assert "stranger-0001" != response.headers["X-Request-Id"]
+    request = make_mocked_request("GET", "/livez", headers={"X-Request-Id": "stranger-0001"})
+    trusted = (ip_network("10.0.0.0/8"),)
+
+    assert "stranger-0001" not in (request_id(request, ()), request_id(request, trusted))
 
 
-class TestBehindAProxy:
-    """With 127.0.0.1 trusted."""
-
-    @pytest.fixture
-    def settings(self, environ):
-        return load_settings(environ | {"ONSALE_TRUSTED_PROXIES": "127.0.0.1"})
-
-    @pytest.mark.parametrize("path", ["/livez", "/v1/products/none/stock"])
-    async def test_its_request_ids_are_kept(self, client, path):
-        """One id through every log; a senseless one is replaced."""
-        async with client.get(path, headers={"X-Request-Id": "proxy-000001"}) as sane:
-            assert "proxy-000001" == sane.headers["X-Request-Id"]
-        async with client.get(path, headers={"X-Request-Id": "a b"}) as senseless:
-            assert "a b" != senseless.headers["X-Request-Id"]
+@pytest.mark.parametrize("path", ["/livez", "/v1/products/none/stock"])
+async def test_request_ids_of_a_trusted_proxy_are_kept(shared_client, path):
+    """One id through every log; a senseless one is replaced."""
+    async with shared_client.get(path, headers={"X-Request-Id": "proxy-000001"}) as sane:
+        assert "proxy-000001" == sane.headers["X-Request-Id"]
+    async with shared_client.get(path, headers={"X-Request-Id": "a b"}) as senseless:
+        assert "a b" != senseless.headers["X-Request-Id"]
 
 
-async def test_our_own_faults_tell_nothing(client, app, monkeypatch):
+async def test_our_own_faults_tell_nothing(shared_client, monkeypatch):
     """A bug is a 500 with a request id, without a trace or the message."""
 
     async def broken(*_):
         raise ValueError("hunter2")
 
     monkeypatch.setattr("onsale.server.health.Readiness.health", broken)
-    async with client.get("/readyz") as response:
+    async with shared_client.get("/readyz") as response:
         body = await _problem(response)
 
     assert (500, "internal_error") == (response.status, body["code"])
     assert "hunter2" not in json.dumps(body)
 
 
-async def test_ready_when_its_stores_answer(client):
+async def test_ready_when_its_stores_answer(shared_client):
     """Stores and clocks are looked at by name."""
-    async with client.get("/readyz") as response:
+    async with shared_client.get("/readyz") as response:
         health = await response.json()
 
     assert (200, "ok") == (response.status, health["status"])
     assert {"line redis", "shop redis", "postgres", "clocks"} <= {check["name"] for check in health["checks"]}
 
 
-async def test_metrics_count_requests_by_route(client):
-    """One series a route, never one a path."""
-    async with client.get("/v1/sales/none-1"), client.get("/v1/sales/none-2"):
-        pass
+async def _counted(client, labels):
+    """The value of the one series of requests with these labels."""
     async with client.get("/metrics") as response:
         text = await response.text()
+    lines = [line for line in text.splitlines() if line.startswith("onsale_http_requests_total") and labels in line]
+    assert len(lines) <= 1, lines
+    return float(lines[0].split()[-1]) if lines else 0.0
 
-    lines = [line for line in text.splitlines() if line.startswith("onsale_http_requests_total")]
-    shown = [line for line in lines if 'route="/v1/sales/{sale}"' in line]
-    assert 1 == len(shown)
-    assert 'status="404"' in shown[0]
-    assert shown[0].endswith(" 2.0")
-    assert "none-1" not in text
+
+async def test_metrics_count_requests_by_route(shared_client):
+    """One series a route, never one a path."""
+    labels = 'route="/v1/sales/{sale}",status="404"'
+    before = await _counted(shared_client, labels)
+    async with shared_client.get("/v1/sales/none-1"), shared_client.get("/v1/sales/none-2"):
+        pass
+
+    assert before + 2 == await _counted(shared_client, labels)
+    assert 0 == await _counted(shared_client, "none-1")
+
+
+# --- the hot routes' own edge
+
+HOT = "/v1/products/none/stock"
+
+
+async def _raw(runner, sent, answers=1):
+    """What a client reads that writes these bytes; as many answers as wanted, or until the server closes."""
+    reader, writer = await asyncio.open_connection(*runner.addresses[0][:2])
+    writer.write(sent)
+    got = []
+    async with asyncio.timeout(5):
+        for _ in range(answers):
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = next(
+                (int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")), 0
+            )
+            got.append((head, b"" if sent.startswith(b"HEAD") else await reader.readexactly(length)))
+        writer.write_eof()
+        rest = await reader.read()
+    writer.close()
+    return got, rest
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        f"GET {HOT} HTTP/1.0\r\n\r\n",
+        f"GET {HOT} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+    ],
+    ids=["HTTP/1.0", "close"],
+)
+async def test_clients_that_want_the_connection_closed(shared_server, sent):
+    """They go the ordinary way, and the connection ends with the answer."""
+    [(head, body)], rest = await _raw(shared_server, sent.encode())
+
+    assert b" 404 " in head.split(b"\r\n")[0]
+    assert "product_unknown" == json.loads(body)["code"]
+    assert b"" == rest
+
+
+async def test_pipelined_hot_requests_are_answered_in_order(shared_server):
+    """Three in one packet, three whole answers."""
+    sent = f"GET {HOT} HTTP/1.1\r\nHost: x\r\n\r\n".encode() * 3
+    got, _ = await _raw(shared_server, sent, answers=3)
+
+    assert ["product_unknown"] * 3 == [json.loads(body)["code"] for _, body in got]
+    assert 3 == len({head.split(b"X-Request-Id: ")[1].split(b"\r\n")[0] for head, _ in got})
+
+
+async def test_hot_answers_have_the_headers_of_every_answer(shared_client):
+    """The same route by its edge (GET) and by the application (HEAD, a query)."""
+    async with shared_client.get(HOT) as hot, shared_client.head(HOT) as cold:
+        assert (404, 404) == (hot.status, cold.status)
+        assert set(hot.headers) == set(cold.headers)
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/products/no%20ne/stock", "/v1/products//stock", f"{HOT}?x=1", "/v2/products/a/stock"]
+)
+async def test_what_is_not_plainly_hot_goes_the_ordinary_way(shared_client, path):
+    """Nothing slips between the two."""
+    async with shared_client.get(path) as response:
+        await _problem(response)
+
+    assert response.status in (404, 422)
+
+
+async def test_hot_requests_are_logged_as_one_line(shared_server, monkeypatch):
+    """A sum a second and route: how many, which statuses, the slowest."""
+    stats = Traffic().of("GET", "/v1/tickets/{ticket}")
+    for status, took_s in ((200, 0.001), (200, 0.004), (404, 0.002)):
+        stats.note(status, took_s, "")
+    lines = []
+    monkeypatch.setattr("onsale.server.edge.log", SimpleNamespace(info=lambda event, **fields: lines.append(fields)))
+    summary = Summary([stats])
+
+    assert (3, 0) == (await summary.tick(), await summary.tick())
+    [line] = lines
+    assert (3, {200: 2, 404: 1}, 4.0) == (line["count"], line["statuses"], line["slowest_ms"])
