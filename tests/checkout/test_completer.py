@@ -7,13 +7,14 @@ from typing import Any
 
 import msgspec
 import pytest
-from flow_kit import PRICE, Checkout, Fate
+from flow_kit import PRICE, SALE, Checkout, Fate
 
 from onsale.checkout.completer import CompleterPolicy
 from onsale.checkout.errors import CheckoutError
 from onsale.checkout.flow import FlowPolicy
 from onsale.checkout.idempotency import Outcome
 from onsale.checkout.ports import Charge, ChargeState
+from onsale.checkout.record.rebuild import Rebuilder
 from onsale.checkout.states import OrderState
 
 QUICK = FlowPolicy(confirm_patience_ms=200, drive_ms=900, call_ms=500)
@@ -387,3 +388,49 @@ async def test_flow_never_raises_what_is_not_checkouts(checkout: Checkout) -> No
 
     assert (Outcome.OPEN, True) == (confirmation.ending.outcome, confirmation.ending.is_recorded)
     assert OrderState.CONFIRMED is (await checkout.row(held.order)).state
+
+
+@pytest.mark.parametrize("step", ["after verdict", "after charge", "after confirm"])
+async def test_redis_lost_whole_in_the_middle(checkout: Checkout, step: str) -> None:
+    """Redis is emptied while an order is being paid, the sale rebuilt: the recorded claim ends as one sale."""
+    process = checkout.another(fate=Fate(step))
+    held = await process.reserve("ann")
+    await die(process, held.order)
+    await checkout.stop_record()
+    if step != "after confirm":
+        await checkout.record()
+    await checkout.redis.flushall()
+    await rebuild(checkout)
+    await checkout.expire_leases()
+    checkout.start_record()
+
+    await checkout.completer.tick()
+
+    assert 2 == checkout.keys.epoch
+    assert OrderState.CONFIRMED is (await checkout.row(held.order)).state
+    assert 1 == len(await checkout.sandbox.charges(held.order))
+    assert [None] == [charge["refunded_at"] for charge in await checkout.sandbox.charges(held.order)]
+    assert {"free": 9, "sold": 1} == await checkout.units()
+
+
+async def test_flow_goes_on_over_a_rebuild(checkout: Checkout) -> None:
+    """The sale is rebuilt while the provider charges: the same request still ends sold and recorded."""
+
+    class Slow(Books):
+        async def charge(self, **_: Any) -> Charge:
+            await rebuild(checkout)
+            return Charge(ChargeState.CAPTURED, amount=PRICE, currency="KRW")
+
+    process = checkout.another(provider=Slow())
+    held = await process.reserve("ann")
+    confirmation = await process.confirm("ann", held.order)
+
+    assert 2 == checkout.keys.epoch
+    assert (Outcome.SOLD, True) == (confirmation.ending.outcome, confirmation.ending.is_recorded)
+    assert {"free": 9, "sold": 1} == await checkout.units()
+
+
+async def rebuild(checkout: Checkout) -> None:
+    """Make the sale's keys anew under the next epoch."""
+    await Rebuilder(checkout.pool, checkout.redis, checkout.inventory, checkout.book).rebuild(SALE)
+    await checkout.book.refresh()
