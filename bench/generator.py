@@ -17,6 +17,7 @@ import json
 import time
 from collections import Counter, deque
 from pathlib import Path
+from typing import cast
 
 import uvloop
 
@@ -55,8 +56,8 @@ class Connection(asyncio.Protocol):
         self._started = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # Not asserted: uvloop's transports are no subclass of it.
+        self._transport = cast(asyncio.Transport, transport)
         if self._is_open_loop:
             self._idle.append(self)
         else:
