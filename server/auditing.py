@@ -12,6 +12,7 @@ import msgspec
 from onsale.checkout.record.audit import Capture, Charges, Finding, audit
 from onsale.queue.control import verify_chain
 from onsale.server.config import Settings
+from onsale.server.errors import ProviderAway
 from onsale.server.rooms import open_rooms
 from onsale.server.stores import open_stores
 
@@ -28,10 +29,6 @@ class _Charge(msgspec.Struct):
 
 class _Book(msgspec.Struct):
     items: list[_Charge]
-
-
-class ProviderAway(Exception):
-    """The sandbox provider does not show its charges: is it running?"""
 
 
 async def audit_system(settings: Settings, sale: str | None) -> list[Finding]:

@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from onsale.server.errors import ChildFailed
 from onsale.server.running import ChildState, ProcessFigures
 
 PAUSE_FIRST_S = 0.2
@@ -37,10 +38,6 @@ class Start:
     before_exec: Callable[[], None]
     stop_signal: signal.Signals = signal.SIGTERM
     is_ready: Callable[[int], bool] = lambda _pid: True
-
-
-class ChildFailed(Exception):
-    """A child died before it was ready; the message holds the last it said."""
 
 
 class Child:
@@ -194,4 +191,3 @@ def put_aside(log: Path) -> None:
     """Keep logs bounded: a large one becomes `.1`."""
     if log.exists() and log.stat().st_size > LOG_BYTES_MAX:
         log.replace(log.with_name(f"{log.name}.1"))
-

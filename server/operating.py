@@ -13,59 +13,30 @@ from typing import Any
 import asyncpg
 import msgspec
 from msgspec import UNSET
-from redis.exceptions import RedisError
 
 from onsale.auth.access import AccessTokens
 from onsale.auth.accounts import Accounts, ensure_load_accounts
-from onsale.auth.errors import AuthError
 from onsale.auth.keys import Keyring
 from onsale.auth.passwords import PasswordHasher
 from onsale.auth.requests import rfc3339
 from onsale.auth.roles import Role
-from onsale.catalog.errors import CatalogError
 from onsale.catalog.salefile import parse_sale_file
 from onsale.catalog.sales import Sale, SaleBook, advance_clock
 from onsale.catalog.schemas import sale_reply
-from onsale.checkout.errors import CheckoutError
 from onsale.checkout.record.rebuild import Rebuilder
-from onsale.migrations import MigrationChanged, migrate
+from onsale.migrations import migrate
 from onsale.queue.control import Admission, Control, PolicyChange
-from onsale.queue.errors import LineError
-from onsale.server.auditing import ProviderAway
-from onsale.server.children import ChildFailed
 from onsale.server.config import Settings
-from onsale.server.embedded import StoreUnusable
-from onsale.server.reset import MoneyInFlight, reset_sale
+from onsale.server.errors import ClockFixed, RebuildBusy
+from onsale.server.reset import reset_sale
 from onsale.server.rooms import open_rooms
-from onsale.server.running import AlreadyRunning
 from onsale.server.stores import open_stores
-from onsale.server.up import PortTaken
 
 # Who an action is signed by when it came from the command line.
 COMMAND_LINE = "command-line"
 
 SaleDocument = dict[str, Any]
 AdmissionDocument = dict[str, Any]
-
-
-class Refused(Exception):
-    """A command that cannot be done; the message says why."""
-
-
-# Errors whose text is meant for the person at the terminal.
-DECISIONS = (
-    AuthError,
-    CatalogError,
-    CheckoutError,
-    LineError,
-    Refused,
-    MigrationChanged,
-    MoneyInFlight,
-    ProviderAway,
-    ChildFailed,
-    PortTaken,
-    StoreUnusable,
-)
 
 
 @asynccontextmanager
@@ -173,7 +144,7 @@ async def rebuild(settings: Settings, sale: str) -> int:
     async with open_stores(settings, pool_max=4) as stores, open_rooms(settings, stores) as rooms:
         tick = await Rebuilder(stores.pool, stores.shop, rooms.inventory, rooms.book).rebuild(sale)
         if tick.busy:
-            raise Refused(f"{sale} is being rebuilt by another process already")
+            raise RebuildBusy
         await rooms.book.refresh()
         return rooms.book.get(sale).shop_epoch
 
@@ -197,7 +168,7 @@ async def set_role(settings: Settings, email: str, role: Role) -> str:
 async def move_clock(settings: Settings, by_ms: int) -> int:
     """Move the clock that schedules are read with; the whole offset (ms)."""
     if not settings.test_clock:
-        raise Refused("the clock moves only where the system was started with ONSALE_TEST_CLOCK=1")
+        raise ClockFixed
     async with database(settings) as pool:
         return await advance_clock(pool, by_ms)
 
@@ -239,16 +210,3 @@ def admission_document(sale: str, now: Admission) -> AdmissionDocument:
 def now_ms() -> int:
     """This machine's clock."""
     return time.time_ns() // 1_000_000
-
-
-def said_in_one_line(error: Exception) -> str | None:
-    """What a command tells a person of an error that is a decision for them; None = a fault of ours."""
-    if isinstance(error, AlreadyRunning):
-        return f"onsale runs on {error} already; see: onsale status"
-    if isinstance(error, DECISIONS):
-        return str(error) or (type(error).__doc__ or type(error).__name__).partition("\n")[0]
-    if isinstance(error, asyncpg.UndefinedTableError):
-        return "the schema is not there yet; run: onsale migrate"
-    if isinstance(error, OSError | RedisError | asyncpg.PostgresError | asyncpg.InterfaceError):
-        return f"a store cannot be reached: {error}"
-    return None

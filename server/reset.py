@@ -11,6 +11,7 @@ import asyncpg
 
 from onsale.catalog.errors import SaleUnknown
 from onsale.migrations.sql import load_queries
+from onsale.server.errors import MoneyInFlight
 
 SQL: Final = load_queries("onsale.server", "reset.sql")
 # In the order in which rows refer to each other.
@@ -27,10 +28,6 @@ STEPS: Final = (
     SQL.poison_delete,
     SQL.items_reset,
 )
-
-
-class MoneyInFlight(Exception):
-    """Payments of this sale are open: let them end first."""
 
 
 async def reset_sale(pool: asyncpg.Pool, sale: str) -> None:

@@ -17,6 +17,8 @@ from typing import Literal
 
 import msgspec
 
+from onsale.server.errors import AlreadyRunning
+
 STATE_FILE = "state.json"
 ENVIRONMENT_FILE = "environment.json"
 LOCK_FILE = "lock"
@@ -26,10 +28,6 @@ LOCK_PATIENCE_S = 0.5
 
 ChildState = Literal["starting", "running", "restarting", "stopping", "stopped"]
 SystemState = Literal["starting", "ready", "stopping"]
-
-
-class AlreadyRunning(Exception):
-    """Another `onsale up` works in this data directory."""
 
 
 class ProcessFigures(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,7 +58,7 @@ def held(data_dir: Path) -> Iterator[None]:
         deadline = time.monotonic() + LOCK_PATIENCE_S
         while not _lock(file.fileno()):
             if time.monotonic() > deadline:
-                raise AlreadyRunning(str(data_dir))
+                raise AlreadyRunning(f"onsale runs on {data_dir} already; see: onsale status")
             time.sleep(0.02)
         yield
 

@@ -78,7 +78,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     """Do the work on an event loop; what it refuses becomes one line and an exit code."""
     # Here, because `--help` need not wait for the code that does the work.
     from onsale.server.log import configure_log
-    from onsale.server.operating import said_in_one_line
+    from onsale.server.refusals import said_in_one_line
 
     # Standard output is for figures; what the rooms have to say goes to standard error.
     configure_log("console", process="command")

@@ -25,6 +25,7 @@ from onsale.server.children import Child, Say, Start
 from onsale.server.config import load_settings
 from onsale.server.demo import SignIn, ensure_demo
 from onsale.server.embedded import Launch
+from onsale.server.errors import PortTaken
 from onsale.server.running import Running, SystemState
 
 STORE_READY_WITHIN_S = 60.0
@@ -56,10 +57,6 @@ class Store:
     variable: str
     url: str
     make: Callable[[], Launch]
-
-
-class PortTaken(Exception):
-    """Somebody else listens there."""
 
 
 async def up(plan: Plan, environ: Mapping[str, str], say: Say) -> None:

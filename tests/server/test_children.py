@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from onsale.server import embedded
-from onsale.server.children import Child, ChildFailed, Start
+from onsale.server.children import Child, Start
+from onsale.server.errors import ChildFailed
 from onsale.server.running import ChildState
 
 PATIENCE_S = 20.0

@@ -9,7 +9,8 @@ from onsale.catalog.errors import SaleUnknown
 from onsale.catalog.salefile import parse_sale_file
 from onsale.catalog.sales import create_sale
 from onsale.server.demo import demo_sale_text
-from onsale.server.reset import MoneyInFlight, reset_sale
+from onsale.server.errors import MoneyInFlight
+from onsale.server.reset import reset_sale
 
 TABLES = ("orders", "order_items", "payments", "refunds", "ledger", "sale_buyers")
 
