@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 
 import msgspec
 from aiohttp import web
@@ -309,8 +308,7 @@ async def revoke(request: web.Request) -> web.Response:
 # --- reading requests
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
+class Held(msgspec.Struct, frozen=True):
     """A ticket and the buyer who has shown to hold it."""
 
     facts: TicketFacts
@@ -318,18 +316,26 @@ class Held:
 
 
 async def _held(request: web.Request, *, is_stream: bool = False) -> Held:
-    """Raises Unauthenticated, and NotFound for another's ticket."""
+    """The ticket of the path. Raises Unauthenticated, and NotFound for another's."""
+    app = request.app
+    by_token = _by_ticket_token(request, app)
+    if by_token is not None:
+        return by_token
     ticket = request.match_info["ticket"]
-    tickets = request.app[TICKETS]
-    authorization = request.headers.get("Authorization", "")
-    if authorization.startswith(BEARER) and is_ticket_token(authorization[len(BEARER) :]):
-        # The usual way of polls, straight to the cache: nothing else is asked of a ticket's token.
-        facts, buyer = tickets.read_token(authorization[len(BEARER) :])
-        if facts.ticket != ticket:
-            raise NotFound
-        return Held(facts, buyer)
     found = await holder(request, ticket, is_stream=is_stream)
-    return Held(tickets.facts(ticket), found.account)
+    return Held(app[TICKETS].facts(ticket), found.account)
+
+
+def _by_ticket_token(request: web.Request, app: web.Application) -> Held | None:
+    """The usual way of polls, straight to the cache: a ticket's token says all. None: something else was presented."""
+    authorization = request.headers.get("Authorization", "")
+    token = authorization[len(BEARER) :]
+    if not is_ticket_token(token) or not authorization.startswith(BEARER):
+        return None
+    facts, buyer = app[TICKETS].read_token(token)
+    if facts.ticket != request.match_info["ticket"]:
+        raise NotFound
+    return Held(facts, buyer)
 
 
 async def _buyer(request: web.Request, sale: Sale) -> str:

@@ -72,8 +72,7 @@ class TicketReply(msgspec.Struct, frozen=True, kw_only=True):
     ticket_token: str | msgspec.UnsetType = msgspec.UNSET
 
 
-@dataclass(frozen=True, slots=True)
-class Told:
+class Told(msgspec.Struct, frozen=True):
     """What a holder is told: the state, and the ticket object's bytes."""
 
     state: TicketState
