@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 
 from onsale.checkout.record.flusher import Flusher, FlushTick
 from onsale.checkout.record.recorder import CRASH_POINTS, HookRefused, crash_hook
+from onsale.lua.keys import LineKeys
 
 Counters = Callable[..., Awaitable[tuple[int, int]]]
 
@@ -428,6 +429,70 @@ async def test_lane_wakes_with_the_event(make_sale: Any, make_flusher: Any, coun
     second = await lane.tick(wait_ms=1_900)
 
     assert (["one"], ["two"]) == ([b.sale for b in first.batches], [b.sale for b in second.batches])
+
+
+async def test_backlog_of_holdings_does_not_delay_money(
+    make_sale: Any, make_flusher: Any, database: asyncpg.Pool, counters: Counters
+) -> None:
+    """Whoever claims does not stand behind a thousand reservations that are being written."""
+    hand = await make_sale()
+    for n in range(50):
+        await hand.reserved(f"o{n}")
+    is_inside, may_go_on = asyncio.Event(), asyncio.Event()
+
+    async def dawdle(point: str) -> None:
+        if point == "after_rows":
+            is_inside.set()
+            await may_go_on.wait()
+
+    holdings = asyncio.create_task(make_flusher(dawdle).holdings.tick())
+    await is_inside.wait()
+    await hand.claimed("other")
+    tick = await make_flusher().money.tick()
+    may_go_on.set()
+
+    assert 1 == tick.events
+    assert (1, 0) == await counters()
+    assert 50 == (await holdings).events
+
+
+async def test_order_that_both_streams_bring_at_once(make_sale: Any, make_flusher: Any, database: asyncpg.Pool) -> None:
+    """Reserved and claimed written in the same moment by two lanes: one order, claimed, with both its times."""
+    hand = await make_sale()
+    await hand.reserved("o1")
+    await hand.claimed("o1")
+    is_inside, may_go_on = asyncio.Event(), asyncio.Event()
+
+    async def dawdle(point: str) -> None:
+        if point == "after_rows":
+            is_inside.set()
+            await may_go_on.wait()
+
+    holdings = asyncio.create_task(make_flusher(dawdle).holdings.tick())
+    await is_inside.wait()
+    money = asyncio.create_task(make_flusher().money.tick())
+    while not await database.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+        continue
+    may_go_on.set()
+    await holdings
+
+    assert 1 == (await money).events
+    assert {"o1": ("confirming", "open")} == await states(database)
+    assert 1 == await database.fetchval("SELECT count(*) FROM order_items")
+
+
+async def test_trimming_stays_behind_the_record(make_sale: Any, make_flusher: Any, line_redis: Redis) -> None:
+    """Old entries go once they are recorded, never before, and never by length."""
+    hand = await make_sale()
+    for place in range(300):
+        await hand.admitted(place + 1)
+    key = LineKeys("drop", 1).admissions
+    await make_flusher().admissions.tick()
+    assert 300 == await line_redis.xlen(key)
+
+    await make_flusher().admissions.tick()
+
+    assert 300 > await line_redis.xlen(key)
 
 
 def test_crash_points_exist_in_tests_alone(monkeypatch: pytest.MonkeyPatch) -> None:
