@@ -58,7 +58,7 @@ class Log:
         entry = {"at": time.time(), "buyer": buyer, "call": call, "ms": took_ms, "status": status}
         entry |= {name: body[name] for name in ("order", "state", "code", "recorded", "ticket") if name in body}
         self.calls.append(entry)
-        self.statuses[f"{call} {status or 'no answer'}"] += 1
+        self.statuses[f"{call} {status or 'no answer'} {body.get('code', '')}".strip()] += 1
         if status is not None and status >= 500 and not (status == 503 and "Retry-After" in headers):
             self.errors_5xx.append(entry)
 
