@@ -100,8 +100,8 @@ class ShopKeys:
 
     @property
     def meta(self) -> str:
-        """hash: run_id, opens_at_ms, closes_at_ms, limit_per_buyer, hold_ttl_ms, pass_required, and the record's
-        watermarks (`money_upto`, `holds_upto`)."""
+        """hash: run_id, opens_at_ms, closes_at_ms, limit_per_buyer, hold_ttl_ms, pass_required, record_behind_ms, and
+        how far the record is (`money_upto`, `holds_upto`)."""
         return self._key("meta")
 
     @property
@@ -141,7 +141,8 @@ class ShopKeys:
 
     @property
     def ended(self) -> str:
-        """zset: orders that ended, score = when (ms); forgotten once recorded and a day old."""
+        """zset: orders that ended, `t|turn`, `k|buyer|key` of refusals; score = when (ms). Forgotten after a day, orders
+        once they are recorded."""
         return self._key("ended")
 
     @property
