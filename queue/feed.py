@@ -158,6 +158,10 @@ class KnownLine:
         """Redis is being asked: news of this ticket that comes before the answer makes the answer old."""
         self._asking.add(place)
 
+    def unasked(self, place: int) -> None:
+        """No answer will be learned: the asker failed, or went away."""
+        self._asking.discard(place)
+
     def learn(self, place: int, view: TicketView | None) -> None:
         """What Redis answered; None: simply waiting."""
         if view is None or _is_waiting(view):

@@ -60,11 +60,13 @@ class Presence:
             answer = await self._asker(line).submit(facts.place)
             if answer is False:
                 answer = await self._line.restore(line.keys, facts.place, buyer, facts.joined_ms, lane)
+            view = answer if isinstance(answer, TicketView) else None
+            line.learn(facts.place, view)
         except LineRecovering:
             await self._feed.look_for_epoch()
             raise
-        view = answer if isinstance(answer, TicketView) else None
-        line.learn(facts.place, view)
+        finally:
+            line.unasked(facts.place)
         return view
 
     async def tick(self) -> PresenceTick:
