@@ -12,7 +12,7 @@ class AlreadyRunning(Refused):
 
 
 class PortTaken(Refused):
-    """Somebody else listens there."""
+    """Web cannot listen there."""
 
 
 class ChildFailed(Refused):

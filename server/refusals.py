@@ -26,6 +26,8 @@ def said_in_one_line(error: Exception) -> str | None:
         return str(error) or (type(error).__doc__ or type(error).__name__).partition("\n")[0]
     if isinstance(error, asyncpg.UndefinedTableError):
         return "the schema is not there yet; run: onsale migrate"
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
     if isinstance(error, OSError | RedisError | asyncpg.PostgresError | asyncpg.InterfaceError):
         return f"a store cannot be reached: {error}"
     return None

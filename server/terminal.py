@@ -77,6 +77,7 @@ def found_environment(asked: Path | None) -> Mapping[str, str]:
 def run(work: Coroutine[Any, Any, T]) -> T:
     """Do the work on an event loop; what it refuses becomes one line and an exit code."""
     # Here, because `--help` need not wait for the code that does the work.
+    from onsale.server.health import StoresUnfit
     from onsale.server.log import configure_log
     from onsale.server.refusals import said_in_one_line
 
@@ -84,7 +85,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     configure_log("console", process="command")
     try:
         return uvloop.run(work)
-    except SettingsInvalid as error:
+    except (SettingsInvalid, StoresUnfit) as error:
         raise Misconfigured(str(error)) from None
     except Exception as error:
         line = said_in_one_line(error)

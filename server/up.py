@@ -8,6 +8,7 @@ supervisor dies, its children follow it (the kernel tells them), and the next `u
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import socket
@@ -26,7 +27,9 @@ from onsale.server.config import load_settings
 from onsale.server.demo import SignIn, ensure_demo
 from onsale.server.embedded import Launch
 from onsale.server.errors import PortTaken
+from onsale.server.health import require_fit_stores
 from onsale.server.running import Running, SystemState
+from onsale.server.stores import open_stores
 
 STORE_READY_WITHIN_S = 60.0
 STORE_PATIENCE_S = 10.0
@@ -62,7 +65,8 @@ class Store:
 async def up(plan: Plan, environ: Mapping[str, str], say: Say) -> None:
     """Run the system until SIGINT or SIGTERM.
 
-    Raises AlreadyRunning, PortTaken, SettingsInvalid, StoreUnusable, ChildFailed; what was started is stopped first.
+    Raises AlreadyRunning, PortTaken, SettingsInvalid, StoreUnusable, StoresUnfit, ChildFailed; what was started is
+    stopped first.
     """
     with running.held(plan.data_dir):
         supervisor = Supervisor(plan, environ, say)
@@ -144,7 +148,9 @@ class Supervisor:
         await self._until_ready()
 
     async def _release(self) -> None:
-        """What is done once before the processes: the schema, and the demo sale with its accounts."""
+        """What is done once before the processes: are the stores fit, the schema, the demo sale with its accounts."""
+        async with open_stores(self._settings, pool_max=2) as stores:
+            await require_fit_stores(stores)
         options = {"statement_cache_size": 0} if self._settings.pgbouncer else {}
         async with asyncpg.create_pool(self._settings.database_url, min_size=1, max_size=2, **options) as pool:
             await migrate(pool)
@@ -282,22 +288,24 @@ def _on_signals(supervisor: Supervisor) -> None:
 
 async def _wait_for_port(host: str, port: int) -> None:
     deadline = asyncio.get_running_loop().time() + PORT_PATIENCE_S
-    while not _can_listen(host, port):
+    while (error := _listening_error(host, port)) is not None:
+        if error.errno != errno.EADDRINUSE:
+            raise PortTaken(f"web cannot listen on {host}:{port}: {error.strerror}")
         if asyncio.get_running_loop().time() > deadline:
             raise PortTaken(f"{host}:{port} is taken by another program; choose another with --port")
         await asyncio.sleep(READY_POLL_S)
 
 
-def _can_listen(host: str, port: int) -> bool:
+def _listening_error(host: str, port: int) -> OSError | None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as candidate:
         # Connections of an earlier run that are still being closed do not count.
         candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             candidate.bind((host, port))
-        except OSError:
-            return False
-    return True
+        except OSError as error:
+            return error
+    return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,9 @@ AIOHTTP = re.compile(
     r"server/.*|\w+/handlers\.py|queue/stream\.py|auth/(middleware|requests)\.py|checkout/providers/.*"
 )
 # The scripts, the feeds, and those who are handed a client to call scripts on: never a handler or a pure file.
-REDIS = re.compile(r"server/.*|lua/.*|queue/(admitter|control|feed|keeper|line)\.py|checkout/(inventory|record/\w+)\.py")
+REDIS = re.compile(
+    r"server/.*|lua/.*|queue/(admitter|control|feed|keeper|line)\.py|checkout/(inventory|record/\w+)\.py"
+)
 # Besides modules with statements of their own: those of the record, which pass connections to each other.
 ASYNCPG = re.compile(r"server/.*|migrations/.*|checkout/record/\w+\.py")
 SQL = re.compile(

@@ -235,3 +235,22 @@ def test_a_port_that_is_taken(tmp_path: Path, system: System) -> None:
     assert refused.returncode == 1
     assert f":{port} is taken" in refused.stderr
     assert not (tmp_path / ".onsale" / "state.json").exists()
+
+
+def test_stores_that_would_forget_are_refused(tmp_path: Path, database_url: str, line_redis_url: str) -> None:
+    """A shop's Redis that does not write every change to disk is named, and nothing is started."""
+    stores = {"DATABASE_URL": database_url, "LINE_REDIS_URL": line_redis_url, "SHOP_REDIS_URL": line_redis_url}
+
+    refused = subprocess.run(
+        [*ONSALE, "up", "--port", "0"],
+        cwd=tmp_path,
+        env={**clean_environment(), **stores},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+    assert refused.returncode == 2
+    assert "shop redis: appendfsync is everysec, must be always" in refused.stderr
+    assert not (tmp_path / ".onsale" / "state.json").exists()
