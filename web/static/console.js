@@ -63,9 +63,13 @@ async function readAudit() {
 function whatChanged(entry) {
   const from = entry.from ?? {};
   const names = Object.keys(entry.to ?? {}).filter((name) => JSON.stringify(from[name]) !== JSON.stringify(entry.to[name]));
-  const changes = names.map((name) => `${name}: ${JSON.stringify(from[name] ?? null)} → ${JSON.stringify(entry.to[name])}`);
+  const changes = names.map((name) => `${shownName(name)}: ${shownValue(name, from[name])} → ${shownValue(name, entry.to[name])}`);
   return [entry.action, ...changes].join(" · ");
 }
+
+// The rate is kept in hundredths a second.
+const shownName = (name) => (name === "rate_centi" ? "rate_per_second" : name);
+const shownValue = (name, value) => (name === "rate_centi" ? number(value / 100) : JSON.stringify(value ?? null));
 
 function render(figures) {
   const line = figures.line;
