@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import asyncpg
+import structlog
 from redis.asyncio import Redis
 
 from onsale.auth.errors import StoreUnavailable
@@ -33,10 +34,14 @@ from onsale.checkout.record.recorder import (
 )
 from onsale.lua.keys import LineKeys, ShopKeys
 
+log = structlog.get_logger()
+
 # 1,000: past this size a row costs no less, and a lock is held for longer.
 BATCH_MAX: Final = 1_000
 # New sales and epochs are met, and lost mirrors mended, this often.
 REFRESH_MS: Final = 500
+# A sale whose batch failed is tried again after this: long enough not to slow the others down.
+REST_MS: Final = 500
 # Redis keeps ten minutes behind the watermark, for readers that were stopped for a while.
 TRIM_BEHIND_MS: Final = 600_000
 TRIM_EVERY_MS: Final = 10_000
@@ -66,10 +71,12 @@ class StreamTick:
 
 @dataclass(frozen=True, slots=True)
 class FlushTick:
-    """What one tick did. `lost`: batches another flusher was the writer of; `more`: at least one batch was full."""
+    """What one tick did. `lost`: batches another flusher was the writer of; `failed`: sales whose batch could not be
+    written now; `more`: at least one batch was full."""
 
     batches: tuple[StreamTick, ...] = ()
     lost: int = 0
+    failed: int = 0
     more: bool = False
 
     @property
@@ -89,7 +96,12 @@ class FlushTick:
         return max((batch.lag_ms for batch in self.batches), default=0)
 
     def __add__(self, other: FlushTick) -> FlushTick:
-        return FlushTick(self.batches + other.batches, self.lost + other.lost, self.more or other.more)
+        return FlushTick(
+            self.batches + other.batches,
+            self.lost + other.lost,
+            self.failed + other.failed,
+            self.more or other.more,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +128,7 @@ class Lane:
         self._positions: dict[str, Position] = {}
         self._refreshed_at = float("-inf")
         self._trimmed_at = float("-inf")
+        self._resting_until: dict[str, float] = {}
 
     async def tick(self, wait_ms: int = 0) -> FlushTick:
         """Record one batch of each sale that has news, waiting at most `wait_ms` for the first. Raises what a store
@@ -134,15 +147,31 @@ class Lane:
 
     async def _write(self, batches: Sequence[Batch]) -> FlushTick:
         outcomes = await asyncio.gather(*map(self._flush, batches), return_exceptions=True)
-        failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
-        lost = [failure for failure in failures if isinstance(failure, NotTheWriter)]
-        if lost:
-            self._refreshed_at = float("-inf")
-        # One sale's trouble stops no other sale: all are tried before it is told.
-        if len(failures) > len(lost):
-            raise next(failure for failure in failures if not isinstance(failure, NotTheWriter))
         ticks = tuple(outcome for outcome in outcomes if isinstance(outcome, StreamTick))
-        return FlushTick(ticks, len(lost), any(len(batch.entries) == BATCH_MAX for batch in batches))
+        lost = sum(isinstance(outcome, NotTheWriter) for outcome in outcomes)
+        failed = [
+            (batch.sale, outcome)
+            for batch, outcome in zip(batches, outcomes, strict=True)
+            if isinstance(outcome, BaseException) and not isinstance(outcome, NotTheWriter)
+        ]
+        if lost or failed:
+            self._refreshed_at = float("-inf")
+        for sale, error in failed:
+            # One sale's trouble stops no other sale. Where there is no other, or no Postgres, the caller is told.
+            if len(failed) == len(batches) or not isinstance(error, Exception):
+                raise error
+            self._rest(sale, error)
+        return FlushTick(ticks, lost, len(failed), any(len(batch.entries) == BATCH_MAX for batch in batches))
+
+    def _rest(self, sale: str, error: Exception) -> None:
+        self._resting_until[sale] = _clock_ms() + REST_MS
+        log.error("record.failed", sale=sale, stream=self.stream, error=type(error).__name__, detail=str(error)[:300])
+
+    def _is_resting(self, sale: str) -> bool:
+        if self._resting_until.get(sale, 0.0) > _clock_ms():
+            return True
+        self._resting_until.pop(sale, None)
+        return False
 
     async def _flush(self, batch: Batch) -> StreamTick:
         recorded = await self._recorder.record(batch)
@@ -197,7 +226,9 @@ class Lane:
         return int(seconds) * 1000 + int(microseconds) // 1000
 
     async def _read(self, wait_ms: int) -> list[Batch]:
-        sales = {self._key(sale, position): sale for sale, position in self._positions.items()}
+        sales = {
+            self._key(sale, position): sale for sale, position in self._positions.items() if not self._is_resting(sale)
+        }
         if not sales:
             await asyncio.sleep(wait_ms / 1000)
             return []

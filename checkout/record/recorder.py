@@ -14,7 +14,6 @@ from typing import Any, Final
 
 import asyncpg
 import msgspec
-from asyncpg.exceptions import _base as asyncpg_base
 
 from onsale.checkout.record.events import ItemDoc, OrderDoc
 from onsale.checkout.record.folding import (
@@ -162,7 +161,8 @@ class Recorder:
 def _is_of_values(error: Exception) -> bool:
     if isinstance(error, asyncpg.PostgresError):
         return (error.sqlstate or "")[:2] in VALUE_ERROR_CLASSES
-    return isinstance(error, asyncpg_base.DataError)
+    # What asyncpg cannot even send (a number beyond its column) is a ValueError of its own.
+    return isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError)
 
 
 class _Writing:
@@ -310,7 +310,7 @@ class _Writing:
 
     async def _write_refusals(self) -> None:
         if self._refused:
-            columns = _columns(self._refused)
+            columns = _columns((row for row in self._refused if row[0]), 3)
             await self._conn.execute(SQL.refusals_insert, self._batch.sale, self._batch.epoch, *columns)
 
 

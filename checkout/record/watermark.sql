@@ -4,8 +4,11 @@
 SELECT n.at,
        string_to_array(w.upto, '-')::bigint[] >= string_to_array(n.event_id, '-')::bigint[] AS is_recorded,
        w.closed_at IS NOT NULL AS is_closed,
-       (SELECT r.reason FROM refusals r
-         WHERE r.order_id = n.order_id AND r.epoch = n.epoch AND r.event_id = n.event_id) AS refused
+       coalesce(
+         (SELECT r.reason FROM refusals r
+           WHERE r.order_id = n.order_id AND r.epoch = n.epoch AND r.event_id = n.event_id),
+         (SELECT 'state' FROM poison p
+           WHERE p.sale = n.sale AND p.stream = n.stream AND p.epoch = n.epoch AND p.event_id = n.event_id)) AS refused
   FROM unnest($1::int[], $2::text[], $3::text[], $4::int[], $5::text[], $6::text[])
        AS n (at, sale, stream, epoch, event_id, order_id)
   JOIN watermarks w ON w.sale = n.sale AND w.stream = n.stream AND w.epoch = n.epoch;

@@ -495,6 +495,28 @@ async def test_trimming_stays_behind_the_record(make_sale: Any, make_flusher: An
     assert 300 > await line_redis.xlen(key)
 
 
+async def test_one_sale_in_trouble_stops_no_other(
+    make_sale: Any, make_flusher: Any, database: asyncpg.Pool, counters: Counters
+) -> None:
+    """A sale whose rows somebody holds locked is tried again later; the other one is recorded meanwhile."""
+    stuck, free = await make_sale("stuck"), await make_sale("free")
+    await stuck.claimed("o1")
+    await free.claimed("o2")
+    flusher = make_flusher()
+    async with database.acquire() as conn, conn.transaction():
+        await conn.execute("SELECT FROM sale_items WHERE sale = 'stuck' FOR UPDATE")
+        first = await flusher.money.tick()
+        await free.claimed("o3")
+        second = await flusher.money.tick()
+
+    assert (1, 1) == (first.failed, first.events)
+    assert (0, 1) == (second.failed, second.events)
+    assert ((0, 0), (2, 0)) == (await counters("stuck"), await counters("free"))
+    async with asyncio.timeout(5):
+        while (await counters("stuck")) != (1, 0):
+            await flusher.money.tick(wait_ms=100)
+
+
 def test_crash_points_exist_in_tests_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """A hook handed in outside tests is refused."""
     monkeypatch.delitem(__import__("sys").modules, "pytest")

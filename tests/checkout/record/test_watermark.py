@@ -198,6 +198,22 @@ async def test_poison_is_a_verdict(make_sale: Any, make_flusher: Any, feed: Reco
     assert [refused("state")] == await asyncio.gather(*tasks)
 
 
+async def test_poison_whose_announcement_was_lost(
+    make_sale: Any, make_flusher: Any, feed: RecordFeed, announcer: Any, clock: Clock
+) -> None:
+    """ "Recorded so far" is no acceptance of an entry that was put aside, even one that names no order."""
+    hand = await make_sale()
+    announcer.is_deaf = True
+    event_id = (await hand.redis.xadd(hand.keys.money, {"verb": "claimed", "order": b"\xff"})).decode()
+    tasks = await waiting(feed, hand, (event_id, "o1"))
+    await make_flusher().money.tick()
+
+    clock.ms += watermark.SILENCE_MS
+    await feed.tick(wait_ms=0)
+
+    assert [refused("state")] == await asyncio.gather(*tasks)
+
+
 async def test_patience_ends(make_sale: Any, feed: RecordFeed) -> None:
     """Nothing recorded in time: pending, and nothing is left behind."""
     hand = await make_sale()
