@@ -141,8 +141,8 @@ class ShopKeys:
 
     @property
     def ended(self) -> str:
-        """zset: orders that ended, `t|turn`, `k|buyer|key` of refusals; score = when (ms). Forgotten after a day, orders
-        once they are recorded."""
+        """zset: orders that ended, `t|turn`, `k|buyer|key` of refusals; score = when (ms). Forgotten after a day,
+        orders once they are recorded."""
         return self._key("ended")
 
     @property
