@@ -30,6 +30,7 @@ from onsale.catalog import handlers as catalog
 from onsale.checkout import handlers as checkout
 from onsale.checkout.flow import CheckoutFlow
 from onsale.checkout.reads import Reads
+from onsale.checkout.record.lag import RecordLag
 from onsale.checkout.stock import StockBoard
 from onsale.lua import Script
 from onsale.queue import handlers as line
@@ -39,7 +40,7 @@ from onsale.queue.live import Live
 from onsale.queue.presence import Presence
 from onsale.queue.stream import StreamLimits, Streams
 from onsale.queue.teller import Teller
-from onsale.server import pages
+from onsale.server import pages, readers
 from onsale.server.config import Settings
 from onsale.server.connections import SWEEP_INTERVAL_MS, Runner, Sweeper
 from onsale.server.edge import SUM_INTERVAL_MS, Edge, Summary, hot_table
@@ -49,6 +50,7 @@ from onsale.server.metrics import SNAPSHOT_INTERVAL_MS, Metrics, Snapshots, tick
 from onsale.server.middleware import Handler, Stamp, manners, request_id
 from onsale.server.openapi import document
 from onsale.server.problems import problem_response
+from onsale.server.readers import LoopLag, WebGauges
 from onsale.server.rooms import Rooms, add_shared_loops, open_rooms
 from onsale.server.route import add_routes
 from onsale.server.routes import ROUTES
@@ -108,10 +110,11 @@ def make_runner(app: web.Application) -> Runner:
 def server_loops(app: web.Application, runner: Runner) -> Loops:
     """What a running server does beside answering: close late connections, sum up hot requests, leave its figures."""
     metrics = app[METRICS]
-    loops = Loops(tick_observer(metrics, {}), metrics.on_failure)
+    loops = Loops(tick_observer(metrics, readers.of(metrics)), metrics.on_failure)
     hot = [metrics.traffic.of(route.method, route.path) for route in ROUTES if route.is_hot]
     if runner.server is not None:
         loops.add("sweep", Sweeper(runner.server, asyncio.get_running_loop().time).tick, SWEEP_INTERVAL_MS)
+    loops.add("loop_lag", LoopLag(metrics).tick, 0)
     loops.add("summary", Summary(hot).tick, SUM_INTERVAL_MS)
     loops.add("snapshot", app[pages.SNAPSHOTS].tick, SNAPSHOT_INTERVAL_MS)
     return loops
@@ -125,7 +128,7 @@ async def _open(app: web.Application) -> AsyncIterator[None]:
         await require_fit_stores(stores)
         rooms = await closing.enter_async_context(open_rooms(settings, stores))
         app[ROOMS] = rooms
-        loops = Loops(tick_observer(metrics, {}), metrics.on_failure)
+        loops = Loops(tick_observer(metrics, readers.of(metrics)), metrics.on_failure)
         _open_auth(app, rooms, loops, closing)
         _open_line(app, rooms, loops, closing)
         flow = _open_checkout(app, rooms)
@@ -174,19 +177,23 @@ def _open_line(app: web.Application, rooms: Rooms, loops: Loops, closing: AsyncE
     app[line.TELLER] = teller
     app[line.UNLIMITED_FROM] = app[SETTINGS].unlimited_from
     app[pages.READINESS] = Readiness(rooms.stores, lambda: _document_ages_ms(feed))
+    lag = RecordLag(rooms.stores.shop, rooms.book)
+    gauges = WebGauges(app[METRICS], feed, streams, rooms.providers, app[pages.READINESS])
     loops.add("feed", feed.tick, 0)
     loops.add("documents", feed.refresh, SECOND_MS)
     loops.add("presence", presence.tick, SECOND_MS)
     loops.add("streams", streams.tick, STREAM_INTERVAL_MS)
-    loops.add("live", Live(feed, streams, rooms.inventory).tick, SECOND_MS)
+    loops.add("record_lag", lag.tick, SECOND_MS)
+    loops.add("live", Live(feed, streams, rooms.inventory, lag.of).tick, SECOND_MS)
+    loops.add("gauges", gauges.tick, SECOND_MS)
     loops.add("tell", streams.tell, TELL_INTERVAL_MS)
 
 
-def _document_ages_ms(feed: Feed) -> dict[str, int]:
+def _document_ages_ms(feed: Feed) -> dict[str, int | None]:
     """The age of the newest document of every line that still moves."""
     now_ms = feed.now_ms()
     lines = [line for line in feed.lines() if line.keys.epoch > 0 and not line.is_closed]
-    return {line.sale.id: now_ms - (line.frame.as_of_ms if line.frame else 0) for line in lines}
+    return {line.sale.id: now_ms - line.frame.as_of_ms if line.frame else None for line in lines}
 
 
 def _open_checkout(app: web.Application, rooms: Rooms) -> CheckoutFlow:

@@ -122,9 +122,10 @@ class StoreClock:
 
 
 class Readiness:
-    """Asks the stores, at most twice a second. `document_ages_ms` are the ages of running lines' documents, by sale."""
+    """Asks the stores, at most twice a second. `document_ages_ms` are the ages of running lines' documents, by
+    sale; None where there is none yet."""
 
-    def __init__(self, stores: Stores, document_ages_ms: Callable[[], dict[str, int]]) -> None:
+    def __init__(self, stores: Stores, document_ages_ms: Callable[[], dict[str, int | None]]) -> None:
         self._stores = stores
         self._document_ages_ms = document_ages_ms
         self._asked_s = -REMEMBER_S
@@ -137,10 +138,7 @@ class Readiness:
         checks = [Check(clock.name, clock.offset_ms is not None, clock.detail) for clock in clocks]
         checks.append(_skew(clocks))
         is_serving = all(check.ok for check in checks)
-        documents = [
-            Check(f"document {sale}", age_ms <= DOCUMENT_AGE_MAX_MS, f"{age_ms} ms old")
-            for sale, age_ms in self._document_ages_ms().items()
-        ]
+        documents = [_document(sale, age_ms) for sale, age_ms in self._document_ages_ms().items()]
         is_whole = is_serving and all(check.ok for check in documents)
         status = "ok" if is_whole else "degraded" if is_serving else "failing"
         return Health(status, (*checks, *documents))
@@ -157,6 +155,12 @@ class Readiness:
                 )
                 self._asked_s = now_s
             return self._clocks
+
+
+def _document(sale: str, age_ms: int | None) -> Check:
+    if age_ms is None:
+        return Check(f"document {sale}", False, "none yet")
+    return Check(f"document {sale}", age_ms <= DOCUMENT_AGE_MAX_MS, f"{age_ms} ms old")
 
 
 def _skew(clocks: Sequence[StoreClock]) -> Check:

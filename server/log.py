@@ -33,8 +33,10 @@ FIELDS = FRAME_FIELDS | {
     "ceiling", "amount", "currency", "quantity", "rows", "events", "accepted", "refused", "poisoned", "lapsed",
     "expired", "admitted", "parked", "lag_ms", "age_ms", "took_ms", "pause_ms", "wait_ms", "failures", "restarts",
     "streams", "connections",
+    # What became of something.
+    "outcome", "piece", "is_rebuilt",
     # A failure.
-    "error", "detail", "flaws", "dropped", "signal", "exit_code", "setting", "store", "address", "port",
+    "failure", "error", "detail", "flaws", "dropped", "signal", "exit_code", "setting", "store", "address", "port",
 }  # fmt: skip
 DETAIL_CHARACTERS_MAX = 2_000
 

@@ -171,16 +171,15 @@ class Metrics:
         )
         self.admitted = self._counter("onsale_admitted", "Tickets let in by this process.", "sale")
         self.passed_over = self._counter("onsale_passed_over", "Absent tickets passed over by this process.", "sale")
-        self.inversions = self._counter(
-            "onsale_inversions", "People let in before somebody with a better claim.", "sale"
-        )
-        self.rate_violations = self._counter("onsale_rate_violations", "Admissions above the rate.", "sale")
-        self.cap_violations = self._counter("onsale_cap_violations", "Admissions above the cap.", "sale")
+        # Counted by the scripts that admit, in Redis; both stay 0.
+        self.inversions = self._gauge("onsale_inversions", "People let in before one with a better claim.", "sale")
+        self.cap_violations = self._gauge("onsale_cap_violations", "Admissions that left more than the cap.", "sale")
 
     def _define_record(self) -> None:
         self.record_lag_s = self._gauge(
-            "onsale_record_lag_seconds", "Age of the oldest event not yet recorded.", "sale", "stream"
+            "onsale_record_lag_seconds", "From an event until it stood in Postgres.", "sale", "stream"
         )
+        self.record_behind_s = self._gauge("onsale_record_behind_seconds", "Age of the oldest event to record.", "sale")
         self.recorded = self._counter("onsale_recorded_events", "Events written to Postgres.", "stream")
         self.refused = self._counter("onsale_refused_claims", "Claims that the record refused.", "stream")
         self.poisoned = self._counter("onsale_poison_events", "Events nobody could read.", "stream")
@@ -193,9 +192,6 @@ class Metrics:
         self.connections = self._gauge("onsale_connections", "Client connections open here.")
         self.connections_late = self._counter(
             "onsale_connections_late", "Connections closed: request not sent in time."
-        )
-        self.batch_items = self._histogram(
-            "onsale_batch_items", "Requests that shared one script call.", BATCH, "script"
         )
         self.breaker_open = self._gauge("onsale_breaker_open", "1 while a provider is taken to be away.", "provider")
         self.store_up = self._gauge("onsale_store_up", "1 while a store answers.", "store")
@@ -244,27 +240,32 @@ class Snapshots:
         self._registry = registry
         self._directory = directory
         self._process = process
-        self._file = directory / f"{process}-{os.getpid()}.metrics"
+        self.path = directory / f"{process}-{os.getpid()}.metrics"
 
     async def tick(self) -> None:
         """Write this process's snapshot, whole or not at all."""
         self._directory.mkdir(parents=True, exist_ok=True)
-        part = self._file.with_suffix(".part")
+        part = self.path.with_suffix(".part")
         part.write_bytes(msgspec.msgpack.encode(self._families()))
-        part.replace(self._file)
+        part.replace(self.path)
 
     def forget(self) -> None:
         """Take this process's snapshot away when it ends."""
-        self._file.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)
 
     def exposition(self, now_s: Callable[[], float] = time.time) -> bytes:
-        """The Prometheus text of every fresh snapshot, this process's own being of this moment."""
+        """The Prometheus text of every fresh snapshot, this process's own being of this moment. Those of the dead are
+        taken away."""
         merged: dict[str, Metric] = {}
         _merge(merged, self._families(), self._process, os.getpid())
-        for path in sorted(self._directory.glob("*.metrics")) if self._directory.is_dir() else ():
-            if path != self._file and _is_fresh(path, now_s()):
-                process, _, pid = path.stem.rpartition("-")
+        for path in sorted(self._directory.glob("*.metrics")):
+            process, _, pid = path.stem.rpartition("-")
+            if path == self.path or not pid.isdigit():
+                continue
+            if _is_fresh(path, now_s()):
                 _merge(merged, _read(path), process, int(pid))
+            else:
+                path.unlink(missing_ok=True)
         return generate_latest(_Collected(merged.values()))
 
     def _families(self) -> list[FamilyDoc]:

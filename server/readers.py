@@ -1,12 +1,19 @@
-"""What ticks return, turned into instruments: one reader a loop. Rooms know nothing of metrics; this file knows both."""
+"""What ticks return, turned into instruments: one reader a loop. Rooms know nothing of metrics, this file of both."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from onsale.checkout.providers import Guarded
 from onsale.checkout.record.flusher import FlushTick
+from onsale.checkout.record.lag import LagTick
 from onsale.queue.admitter import AdmitterTick
+from onsale.queue.feed import Feed, KnownLine
+from onsale.queue.stream import Streams
+from onsale.server.connections import SweepTick
+from onsale.server.health import Readiness
 from onsale.server.metrics import Metrics
 
 
@@ -17,6 +24,8 @@ def of(metrics: Metrics) -> Mapping[str, Callable[[Any], None]]:
         "flusher_money": lambda tick: flushed(metrics, tick),
         "flusher_holdings": lambda tick: flushed(metrics, tick),
         "flusher_admissions": lambda tick: flushed(metrics, tick),
+        "record_lag": lambda tick: lagged(metrics, tick),
+        "sweep": lambda tick: swept(metrics, tick),
         "reaper": lambda tick: metrics.lapsed.inc(tick.expired),
     }
 
@@ -26,7 +35,9 @@ def admitted(metrics: Metrics, tick: AdmitterTick) -> None:
     for sale in tick.sales:
         metrics.admitted.labels(sale.sale).inc(sale.admitted)
         metrics.passed_over.labels(sale.sale).inc(sale.passed_over)
-        metrics.line_active.labels(sale.sale, "general").set(sale.active)
+        if sale.figures is not None:
+            metrics.inversions.labels(sale.sale).set(sale.figures.inversions)
+            metrics.cap_violations.labels(sale.sale).set(sale.figures.cap_violations)
 
 
 def flushed(metrics: Metrics, tick: FlushTick) -> None:
@@ -38,3 +49,77 @@ def flushed(metrics: Metrics, tick: FlushTick) -> None:
         metrics.poisoned.labels(stream).inc(batch.recorded.poisoned)
         metrics.flush_batch.labels(stream).observe(batch.recorded.events)
         metrics.record_lag_s.labels(batch.sale, stream).set(batch.lag_ms / 1000)
+
+
+def lagged(metrics: Metrics, tick: LagTick) -> None:
+    """How far the record is behind, by what the shop's Redis says."""
+    for sale, lag_ms in tick.lag_ms.items():
+        metrics.record_behind_s.labels(sale).set(lag_ms / 1000)
+
+
+def swept(metrics: Metrics, tick: SweepTick) -> None:
+    """Connections open, and those closed because their request did not come."""
+    metrics.connections.set(tick.connections)
+    metrics.connections_late.inc(tick.closed)
+
+
+class WebGauges:
+    """What a web process knows without being asked: lines, streams, providers, stores. Ticked each second."""
+
+    def __init__(
+        self, metrics: Metrics, feed: Feed, streams: Streams, providers: Mapping[str, Guarded], readiness: Readiness
+    ) -> None:
+        self._metrics = metrics
+        self._feed = feed
+        self._streams = streams
+        self._providers = providers
+        self._readiness = readiness
+
+    async def tick(self) -> None:
+        """Set every gauge."""
+        metrics, now_ms = self._metrics, self._feed.now_ms()
+        for line in self._feed.lines():
+            _show_line(metrics, line, now_ms)
+        metrics.streams_open.labels("all").set(self._streams.open_count)
+        for name, provider in self._providers.items():
+            metrics.breaker_open.labels(name).set(provider.is_away)
+        for clock in await self._readiness.clocks():
+            metrics.store_up.labels(clock.name).set(clock.offset_ms is not None)
+            metrics.clock_skew_s.labels(clock.name).set((clock.offset_ms or 0) / 1000)
+
+
+def _show_line(metrics: Metrics, line: KnownLine, now_ms: int) -> None:
+    if line.frame is None:
+        return
+    document, labels = line.frame.document, (line.sale.id, line.frame.document.lane)
+    metrics.document_age_s.labels(*labels).set((now_ms - line.frame.as_of_ms) / 1000)
+    metrics.line_waiting.labels(*labels).set(document.waiting)
+    metrics.line_absent.labels(*labels).set(document.absent)
+    metrics.line_active.labels(*labels).set(document.active)
+    metrics.line_active_max.labels(*labels).set(document.active_max)
+    metrics.line_tail.labels(*labels).set(document.tail)
+    metrics.line_serving.labels(*labels).set(document.serving)
+    metrics.line_rate_target.labels(*labels).set(document.rate_per_second.target)
+    metrics.line_rate_measured.labels(*labels).set(document.rate_per_second.measured)
+    if document.stock is not None:
+        for state in ("free", "held", "sold"):
+            metrics.stock_units.labels(line.sale.id, state).set(getattr(document.stock, state))
+
+
+class LoopLag:
+    """How late the event loop wakes what asked to be woken: whatever holds it shows here. Ticked all the time."""
+
+    NAP_S = 0.05
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    async def tick(self) -> float:
+        """The worst of twenty naps, in seconds."""
+        loop, worst_s = asyncio.get_running_loop(), 0.0
+        for _ in range(20):
+            began_s = loop.time()
+            await asyncio.sleep(self.NAP_S)
+            worst_s = max(worst_s, loop.time() - began_s - self.NAP_S)
+        self._metrics.loop_lag_s.set(worst_s)
+        return worst_s
