@@ -43,6 +43,8 @@ SLICE = 100
 ASKED_MAX = 250
 # An admitted ticket's news may be lost too: without any, it is asked again this often.
 ASK_AGAIN_MS = 30_000
+# What was just said is not said again: news and the slot often ask about the same ticket.
+REPEAT_MS = 1_000
 # One comment at least every 15 s is promised; ten leave room for a slow loop.
 SILENCE_MS = 10_000
 # After a restart streams return over 1 s, and over 1 ms for each of them where there are more than a thousand.
@@ -384,7 +386,9 @@ class Streams:
             told = await self._teller.tell(stream.facts, stream.buyer)
         except TicketUnknown:
             told = Told(TicketState.CLOSED, b"")
-        self._write_ticket(stream, told, self._clock_ms())
+        now_ms = self._clock_ms()
+        if told.doc != stream.told.doc or now_ms - stream.wire.wrote_ms >= REPEAT_MS:
+            self._write_ticket(stream, told, now_ms)
 
     # --- writing
 

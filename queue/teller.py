@@ -27,6 +27,8 @@ from onsale.queue.states import LANES, TicketState, TicketView
 POLL_FIRST_MS = 1_000
 # The idle keep-alive of a connection must be at least twice as long, or polls pay for new connections.
 POLL_LAST_MS = 30_000
+# The first hundred of a line that does not move: few enough to ask often.
+FRONT = 100
 # A fifteenth of the wait: people far back ask rarely, and as they come nearer more often.
 POLLS_A_WAIT = 15
 # Polls of people who joined together must not stay together: each lies within a fifth of its base, by place.
@@ -236,7 +238,7 @@ class Teller:
             state = TicketState.WAITING
             ahead = frame.ahead(facts.place) if frame is not None else None
             wait = frame.wait_ms(facts.place, now_ms) if frame is not None else None
-            poll_ms = _poll_ms(wait.p50 if wait is not None else None)
+            poll_ms = _poll_ms(wait.p50 if wait is not None else None, ahead)
         return TicketReply(
             ticket=facts.ticket,
             sale=sale.id,
@@ -318,10 +320,11 @@ class Teller:
         return line.reason
 
 
-def _poll_ms(wait_p50_ms: int | None) -> int:
-    """How long until the next poll is worth it; 5 s while nobody can say how long the wait is."""
+def _poll_ms(wait_p50_ms: int | None, ahead: int | None = None) -> int:
+    """How long until the next poll is worth it. While nobody can say how long the wait is, the front asks each second,
+    so that it is there when the line begins to move, and the rest every five."""
     if wait_p50_ms is None:
-        return 5 * POLL_FIRST_MS
+        return POLL_FIRST_MS if ahead is not None and ahead < FRONT else 5 * POLL_FIRST_MS
     return min(POLL_LAST_MS, max(POLL_FIRST_MS, wait_p50_ms // POLLS_A_WAIT))
 
 
@@ -343,8 +346,9 @@ def _step_text(line: KnownLine, frame: Frame, place: int) -> tuple[str, int]:
     if known is None:
         wait = frame.wait_at(step)
         wait_text = "null" if wait is None else f'{{"p50":{wait.p50},"p90":{wait.p90}}}'
-        poll_ms = _bounded(_poll_ms(None if wait is None else wait.p50), line)
-        known = frame.texts[step] = (f'"ahead":{frame.ahead_at(step)},"wait_ms":{wait_text},', poll_ms)
+        ahead = frame.ahead_at(step)
+        poll_ms = _bounded(_poll_ms(None if wait is None else wait.p50, ahead), line)
+        known = frame.texts[step] = (f'"ahead":{ahead},"wait_ms":{wait_text},', poll_ms)
     return known
 
 
