@@ -1,5 +1,6 @@
 """The only place that knows the names of keys. Every key of a sale's line starts `{sale:line}:EPOCH:`, of its stock
-`{sale:shop}:EPOCH:`: one hash tag, so one script may touch them all, and line and stock may live on servers of their own.
+`{sale:shop}:EPOCH:`: one hash tag, so one script may touch them all, and line and stock may live on servers of their
+own.
 
 The epoch is in every name: a process, a primary or a backup of an older epoch writes where nobody reads (HOLES R4).
 """
