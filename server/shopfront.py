@@ -31,7 +31,7 @@ from onsale.catalog.states import SaleState
 from onsale.checkout.handlers import FLOW, READS
 from onsale.checkout.orders import Page
 from onsale.checkout.schemas import ItemRequest, PaymentRequest, ReserveRequest
-from onsale.queue.handlers import FEED, LINE, TELLER
+from onsale.queue.handlers import FEED, TELLER
 from onsale.server.problems import INTERNAL, problem_of
 from onsale.server.route import Route
 from onsale.web import LANGUAGES, messages, templates
@@ -173,7 +173,7 @@ async def leave(request: web.Request) -> web.StreamResponse:
     facts = tickets.facts(ticket)
     if not tickets.belongs(ticket, found.account):
         raise NotFound
-    await request.app[LINE].leave(request.app[FEED].line_of(facts.sale_no).keys, facts.place)
+    await request.app[TELLER].leave(facts, found.account)
     return _onward(f"/sales/{request.match_info['sale']}")
 
 
