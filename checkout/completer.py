@@ -21,8 +21,8 @@ from onsale.auth.errors import StoreUnavailable
 from onsale.auth.sealing import SealBroken, Sealer
 from onsale.catalog.sales import SaleBook
 from onsale.checkout.backlog import Backlog, OpenAttempt, OpenRefund, OpenRefusal
+from onsale.checkout.documents import instrument_context, sale_of
 from onsale.checkout.errors import OrderStateConflict, ShopRecovering
-from onsale.checkout.flow import instrument_context, sale_of
 from onsale.checkout.idempotency import Outcome
 from onsale.checkout.inventory import Inventory
 from onsale.checkout.orders import Orders

@@ -15,7 +15,8 @@ from onsale.auth.requests import body, idempotency_key, query, reply
 from onsale.auth.roles import Role
 from onsale.catalog.handlers import BOOK
 from onsale.catalog.sales import Sale
-from onsale.checkout.flow import DOC, CheckoutFlow, sale_of
+from onsale.checkout.documents import DOC, sale_of
+from onsale.checkout.flow import CheckoutFlow
 from onsale.checkout.orders import Page
 from onsale.checkout.reads import Reads, order_reply
 from onsale.checkout.schemas import CONFIRM, RESERVE, PaymentList, StockReply

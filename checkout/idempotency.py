@@ -22,6 +22,7 @@ from onsale.checkout.errors import (
     ShopRecovering,
     SoldOut,
 )
+from onsale.checkout.inventory import PackedAttempt
 from onsale.checkout.orders import OrderRow, PaymentRow
 from onsale.checkout.states import OrderState
 
@@ -60,6 +61,23 @@ class Ending:
     # The event that ended it; and when it began, Redis milliseconds (0 = ask the record).
     event_id: str = ""
     created_ms: int = 0
+
+
+def ending_of_attempt(packed: PackedAttempt) -> Ending:
+    """What Redis says of an attempt."""
+    return Ending(
+        packed.attempt,
+        packed.key,
+        Outcome(packed.outcome),
+        packed.reason,
+        event_id=packed.end_event_id,
+        created_ms=created_ms(packed.event_id),
+    )
+
+
+def created_ms(event_id: str) -> int:
+    # A stream id begins with the milliseconds at which it was written.
+    return int(event_id.partition("-")[0] or 0)
 
 
 # What the record's payment states say of an attempt; a capture on its way back was no purchase.

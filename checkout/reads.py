@@ -18,13 +18,14 @@ from onsale.auth.errors import StoreUnavailable
 from onsale.auth.requests import rfc3339
 from onsale.auth.sealing import Sealer
 from onsale.catalog.sales import SaleBook
+from onsale.checkout.documents import DOC, address_context, sale_of
 from onsale.checkout.errors import (
     OrderExpired,
     OrderStateConflict,
     OrderUnknown,
     ShopRecovering,
 )
-from onsale.checkout.flow import DOC, Confirmation, address_context, sale_of
+from onsale.checkout.flow import Confirmation
 from onsale.checkout.idempotency import PAID, Outcome
 from onsale.checkout.inventory import Inventory, OrderView
 from onsale.checkout.orders import OrderRow, Orders, Page, PaymentRow

@@ -10,6 +10,7 @@ import pytest
 from flow_kit import PRICE, SALE, Checkout, Fate
 
 from onsale.checkout.completer import CompleterPolicy
+from onsale.checkout.driving import DrivePolicy
 from onsale.checkout.errors import CheckoutError
 from onsale.checkout.flow import FlowPolicy
 from onsale.checkout.idempotency import Outcome
@@ -17,7 +18,7 @@ from onsale.checkout.ports import Charge, ChargeState
 from onsale.checkout.record.rebuild import Rebuilder
 from onsale.checkout.states import OrderState
 
-QUICK = FlowPolicy(confirm_patience_ms=200, drive_ms=900, call_ms=500)
+QUICK = FlowPolicy(200, DrivePolicy(drive_ms=900, call_ms=500))
 
 
 async def die(process: Checkout, order: str, token: str = "ok") -> None:
@@ -197,7 +198,7 @@ async def test_sale_forgotten_by_redis_is_not_refunded(checkout: Checkout) -> No
     claim = late.claim(row, confirmation.ending.attempt)
     charge = Charge(ChargeState.CAPTURED, amount=PRICE, currency="KRW")
 
-    ending = await late.flow._settler.settle(claim, charge, 1_000)
+    ending = await late.flow._driver._settler.settle(claim, charge, 1_000)
 
     assert (Outcome.SOLD, True) == (ending.outcome, ending.is_recorded)
     assert [None] == [charge["refunded_at"] for charge in await checkout.sandbox.charges(held.order)]

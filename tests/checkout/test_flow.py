@@ -10,6 +10,7 @@ from flow_kit import NEVER_MS, PRICE, Checkout, Fate, pay, won
 
 from onsale.auth.errors import IdempotencyKeyReused, InvalidRequest, PassInvalid, PassRequired
 from onsale.auth.identifiers import order_id
+from onsale.checkout.driving import DrivePolicy
 from onsale.checkout.errors import (
     AmountMismatch,
     CheckoutError,
@@ -246,7 +247,7 @@ async def test_lost_reply_is_found_out(checkout: Checkout) -> None:
 
 async def test_silent_provider_leaves_the_order_confirming(checkout: Checkout) -> None:
     """Past the patience the answer is "still open"; the claim is recorded, nothing is charged, and it cannot lapse."""
-    impatient = checkout.another(policy=FlowPolicy(confirm_patience_ms=300, drive_ms=1_500, call_ms=500))
+    impatient = checkout.another(policy=FlowPolicy(300, DrivePolicy(drive_ms=1_500, call_ms=500)))
     held = await impatient.reserve("ann")
     confirmation = await impatient.confirm("ann", held.order, "timeout")
     await impatient.flow.close()
@@ -289,7 +290,7 @@ async def test_cancelled_request_leaves_the_flow_running(checkout: Checkout) -> 
     """A client that hangs up in the middle stops nothing: the order is confirmed, charged once."""
     held = await checkout.reserve("ann")
     request = asyncio.create_task(checkout.confirm("ann", held.order, "slow_100", key="k"))
-    while not checkout.flow._driving:
+    while not checkout.flow._driver._driving:
         await asyncio.sleep(0)
     request.cancel()
     await asyncio.wait([request])
@@ -443,7 +444,7 @@ async def test_unknown_is_asked_again_with_the_same_key(checkout: Checkout) -> N
 async def test_no_call_is_begun_outside_the_lease(checkout: Checkout) -> None:
     """A process whose time was over before the verdict came leaves the provider alone."""
     strange = Strange()
-    process = checkout.another(provider=strange, policy=FlowPolicy(drive_ms=500, call_ms=500))
+    process = checkout.another(provider=strange, policy=FlowPolicy(drive=DrivePolicy(drive_ms=500, call_ms=500)))
     held = await process.reserve("ann")
     confirmation = await process.confirm("ann", held.order)
 

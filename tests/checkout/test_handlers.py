@@ -20,6 +20,7 @@ from onsale.auth.roles import Role
 from onsale.auth.tickets import Tickets
 from onsale.catalog.handlers import BOOK
 from onsale.checkout import handlers
+from onsale.checkout.driving import DrivePolicy
 from onsale.checkout.flow import FlowPolicy
 from onsale.checkout.reads import Reads
 from onsale.checkout.stock import StockBoard
@@ -289,7 +290,7 @@ async def test_declined_payment_is_402(client: Client) -> None:
     ]
 
 
-@pytest.mark.parametrize("policy", [FlowPolicy(confirm_patience_ms=150, drive_ms=700, call_ms=500)])
+@pytest.mark.parametrize("policy", [FlowPolicy(150, DrivePolicy(drive_ms=700, call_ms=500))])
 async def test_unfinished_confirmation_is_202(client: Client) -> None:
     """Past the patience: confirming, recorded, when to ask again; again 202 whatever the key."""
     _, held = await client.reserve()
@@ -302,7 +303,7 @@ async def test_unfinished_confirmation_is_202(client: Client) -> None:
     assert (409, "order_state_conflict") == (conflict.status, problem["code"])
 
 
-@pytest.mark.parametrize("policy", [FlowPolicy(confirm_patience_ms=150, drive_ms=700, call_ms=500)])
+@pytest.mark.parametrize("policy", [FlowPolicy(150, DrivePolicy(drive_ms=700, call_ms=500))])
 async def test_unrecorded_confirmation_says_so(client: Client, checkout: Checkout) -> None:
     """202 with `recorded: false`: nothing is charged yet."""
     await checkout.stop_record()
