@@ -48,7 +48,7 @@ class Script:
 
 
 def connect(url: str, *, timeout_s: float = 2.0, connections_max: int = 64) -> Redis:
-    """A client that fails rather than repeats (no retry: HOLES K2) and answers bytes.
+    """A client that fails rather than repeats (a script whose reply was lost may have run) and answers bytes.
 
     A non-blocking pool: a small blocking one gave a p99 of half a second under 200 tasks.
     """

@@ -1,7 +1,7 @@
 """One loop tick, one call: what many requests ask of one script goes to Redis in one batch, one batch in flight.
 
-Requests await futures; only the batcher's task awaits Redis, so a cancelled request never takes a batch with it
-(HOLES K3). While a batch is in flight the next one gathers, so a busy server makes larger batches by itself.
+Requests await futures; only the batcher's task awaits Redis, so a cancelled request never takes a batch with it.
+While a batch is in flight the next one gathers, so a busy server makes larger batches by itself.
 """
 
 from __future__ import annotations

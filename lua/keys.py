@@ -2,7 +2,7 @@
 `{sale:shop}:EPOCH:`: one hash tag, so one script may touch them all, and line and stock may live on servers of their
 own.
 
-The epoch is in every name: a process, a primary or a backup of an older epoch writes where nobody reads (HOLES R4).
+The epoch is in every name: a process, a primary or a backup of an older epoch writes where nobody reads.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
--- The identity check of every script: this server process must be the one the keys were registered with (HOLES R3).
+-- The identity check of every script: this server process must be the one the keys were registered with.
 -- A restarted, restored or promoted server has another run id, an emptied one no meta: both mean "recovering".
 local function clock_ms()
   local t = redis.call("TIME")
