@@ -1,4 +1,4 @@
-"""The pages of the shop: sales, the line, checkout, orders, the console. Every one but the console works without scripts.
+"""The pages of the shop: sales, the line, checkout, orders, the console. All but the console work without scripts.
 
 A page shows what the API answers: it calls the same rooms and decodes the same documents, so a buyer without scripts
 walks through the same states as a client. Forms are writes by cookie and must come from our own origin; after a form
