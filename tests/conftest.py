@@ -59,6 +59,8 @@ def stores_directory() -> Iterator[Path]:
     """Where the session's stores keep their data; gone afterwards."""
     path = Path(tempfile.mkdtemp(prefix="onsale tests "))
     yield path
+    # Where root could make no user namespace, Postgres's data are a link to a place of their own.
+    shutil.rmtree((path / "postgres").resolve(), ignore_errors=True)
     shutil.rmtree(path, ignore_errors=True)
 
 
