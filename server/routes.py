@@ -24,7 +24,7 @@ from onsale.server import pages, shopfront
 from onsale.server.route import Query, Route
 
 LIMIT = Query("limit", {"type": "integer", "minimum": 1, "maximum": 100, "default": 20}, "How many at most.")
-CURSOR = Query("cursor", {"type": "string"}, "Where the page before ended: its `next_cursor`.")
+CURSOR = Query("cursor", {"type": "string", "minLength": 1, "pattern": "^[0-9a-z]+$"}, "Where the page before ended: its `next_cursor`.")
 PAGE = (LIMIT, CURSOR)
 
 ACCOUNTS = (
@@ -81,7 +81,7 @@ CATALOGUE = (
     ),
 )  # fmt: skip
 
-LANE = Query("lane", {"type": "string", "default": "general"}, "Which lane of the line.")
+LANE = Query("lane", {"enum": ["general"], "default": "general"}, "Which lane of the line.")
 
 LINE = (
     Route(
@@ -192,7 +192,10 @@ CHECKOUT = (
     ),
 )  # fmt: skip
 
-ACT_PROBLEMS = (catalog_errors.SaleUnknown, line_errors.SaleNotScheduled, line_errors.LineRecovering)
+ACT_PROBLEMS = (
+    catalog_errors.SaleUnknown, line_errors.SaleNotScheduled, line_errors.SaleEnded, line_errors.SaleSoldOut,
+    line_errors.LineRecovering,
+)  # fmt: skip
 
 OPERATING = (
     Route(
