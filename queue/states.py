@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-
 # Lanes by their number in tickets; a number is never reused.
 LANES = ("general",)
 

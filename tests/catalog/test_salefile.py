@@ -68,8 +68,16 @@ def test_an_unquoted_time_is_a_time_too():
         ("= 50.0", "= inf", "line 11, admission.rate_per_second: Expected `float` <= 100000.0"),
         ("= 50.0", "= nan", "line 11, admission.rate_per_second: Expected `float` >= 0.0"),
         ('title = "Autumn hat"', 'title = "A"\nproduct = "autumn-1"', "line 20, items.1.product: is item 1 already"),
-        ("90000, currency = \"KRW\"", "90000, currency = \"USD\"", "line 21, items.1.price.currency: one sale, one currency"),
-        ("[admission]", "[admission", "not TOML: Expected ']' at the end of a table declaration (at line 10, column 11)"),
+        (
+            '90000, currency = "KRW"',
+            '90000, currency = "USD"',
+            "line 21, items.1.price.currency: one sale, one currency",
+        ),
+        (
+            "[admission]",
+            "[admission",
+            "not TOML: Expected ']' at the end of a table declaration (at line 10, column 11)",
+        ),
     ],
 )
 def test_a_bad_file_names_line_and_field(old, new, told):
