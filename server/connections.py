@@ -21,6 +21,9 @@ RECEIVE_MAX_S = 13.0
 SWEEP_INTERVAL_MS = 1_000
 # At least twice the longest `poll_after_ms` that we ask of a client.
 KEEPALIVE_IDLE_S = 90.0
+# At the end of a process bodies on their way are waited for: 5 s in all.
+BODY_LOOKS_MAX = 250
+BODY_PAUSE_S = 0.02
 HEAD_END = b"\r\n\r\n"
 
 Answer = Callable[[web.BaseRequest, BaseException], web.StreamResponse]
@@ -61,6 +64,11 @@ class Connection(web.RequestHandler):
             self.owes_since_s = self._loop.time()
         # The handler's task runs later, so what was just parsed is still queued; the newest is the one arriving.
         self._arriving = self._messages[-1][1] if self._messages else None
+
+    @property
+    def has_partial_body(self) -> bool:
+        """Whether a request has begun whose body is still arriving."""
+        return self._arriving is not None
 
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
@@ -126,6 +134,20 @@ class Runner(web.AppRunner):
         super().__init__(app, access_log=None, keepalive_timeout=KEEPALIVE_IDLE_S, shutdown_timeout=drain_s)
         self._front = front
         self._refuse = refuse
+
+    async def cleanup(self) -> None:
+        """Stop accepting, let bodies arrive that are on their way (the framework would drop them), then as always."""
+        for site in self.sites:
+            await site.stop()
+        for _ in range(BODY_LOOKS_MAX):
+            if not self._has_partial_bodies():
+                break
+            await asyncio.sleep(BODY_PAUSE_S)
+        await super().cleanup()
+
+    def _has_partial_bodies(self) -> bool:
+        connections = self.server.connections if self.server is not None else []
+        return any(isinstance(c, Connection) and c.has_partial_body for c in connections)
 
     async def _make_server(self) -> web.Server:
         # The application starts and builds its handler as always; only the connections around it are ours.

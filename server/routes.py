@@ -24,7 +24,9 @@ from onsale.server import pages, shopfront
 from onsale.server.route import Query, Route
 
 LIMIT = Query("limit", {"type": "integer", "minimum": 1, "maximum": 100, "default": 20}, "How many at most.")
-CURSOR = Query("cursor", {"type": "string", "minLength": 1, "pattern": "^[0-9a-z]+$"}, "Where the page before ended: its `next_cursor`.")
+CURSOR = Query(
+    "cursor", {"type": "string", "pattern": "^[0-9a-z]+$"}, "Where the page before ended: its `next_cursor`."
+)
 PAGE = (LIMIT, CURSOR)
 
 ACCOUNTS = (
