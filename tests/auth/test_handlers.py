@@ -82,7 +82,7 @@ async def test_signing_in_with_cookies(client: TestClient, mina: Account) -> Non
 
     assert {"session", "token_type", "expires_in"} == set(await response.json())
     assert {"__Host-onsale-access", "__Host-onsale-refresh"} == set(cookies)
-    for name, max_age in (("__Host-onsale-access", "600"), ("__Host-onsale-refresh", str(30 * 24 * 3600))):
+    for name, max_age in (("__Host-onsale-access", "600"), ("__Host-onsale-refresh", str(7 * 24 * 3600))):
         attributes = {part.strip() for part in cookies[name].split(";")[1:]}
         assert {f"Max-Age={max_age}", "Path=/", "Secure", "HttpOnly", "SameSite=Lax"} == attributes
 
