@@ -1,4 +1,4 @@
-"""The machine's limits, in the same run: floor servers and their throw-away stores, and what a process has used of a CPU.
+"""The machine's limits, in the same run: floor servers, their throw-away stores, and what CPU a process has used.
 
 Absolute figures move with the machine, so every claim is a ratio to a floor that was measured beside it. CPU is user
 and system time of a server's processes with all their children, per request: the steadiest figure there is.
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
-import psutil
+import psutil  # type: ignore[import-untyped]
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from bench.floor_servers import Setup
@@ -35,10 +35,22 @@ def cpu_s(pid: int) -> float:
         process = psutil.Process(pid)
         times = process.cpu_times()
         children = process.children()
+        own = _threads_s(pid) or times.user + times.system
     except psutil.NoSuchProcess:
         return 0.0
-    own = times.user + times.system + times.children_user + times.children_system
-    return float(own + sum(cpu_s(child.pid) for child in children))
+    return float(own + times.children_user + times.children_system + sum(cpu_s(child.pid) for child in children))
+
+
+def _threads_s(pid: int) -> float:
+    """The same of the process alone, to the nanosecond; 0 where the kernel does not tell.
+
+    Its usual figure moves in steps of 10 ms: a tenth of what a thousand joins cost.
+    """
+    try:
+        tasks = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/schedstat")]
+    except OSError:
+        return 0.0
+    return sum(int(task.split()[0]) for task in tasks) / 1e9
 
 
 @dataclass(frozen=True)
@@ -116,7 +128,9 @@ async def floor_stores(directory: Path) -> AsyncIterator[tuple[Setup, dict[str, 
 
 
 @contextlib.asynccontextmanager
-async def floor(name: str, setup: Setup | None = None, stores: Mapping[str, int] | None = None) -> AsyncIterator[Server]:
+async def floor(
+    name: str, setup: Setup | None = None, stores: Mapping[str, int] | None = None
+) -> AsyncIterator[Server]:
     """Run one floor server for the block; `stores` are counted with it."""
     port = embedded.free_port()
     told = msgspec.json.encode(setup or Setup()).decode()

@@ -16,6 +16,7 @@ import asyncio
 import json
 import time
 from collections import Counter, deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
@@ -23,6 +24,7 @@ import uvloop
 
 SEPARATOR = b"\n%%%\n"
 LATE_MS = 10
+TICK_S = 0.001
 
 
 class Run:
@@ -114,10 +116,12 @@ async def generate(
     idle: deque[Connection] = deque()
     finished = [loop.create_future() for _ in range(connections)]
     started = time.perf_counter()
+
+    def connect(future: asyncio.Future[None]) -> Callable[[], Connection]:
+        return lambda: Connection(run, per_second > 0, idle, future)
+
     for future in finished:
-        await loop.create_connection(
-            lambda future=future: Connection(run, per_second > 0, idle, future), "127.0.0.1", port
-        )
+        await loop.create_connection(connect(future), "127.0.0.1", port)
     if per_second > 0:
         await _pace(run, idle, per_second)
     else:
@@ -126,26 +130,25 @@ async def generate(
 
 
 async def _pace(run: Run, idle: deque[Connection], per_second: float) -> None:
+    """Requests leave in groups, one a millisecond: finer sleeping would keep this process as busy as the server."""
     started = time.perf_counter()
     n = 0
     while True:
-        due = started + n / per_second
         now = time.perf_counter()
-        if now < due:
-            await asyncio.sleep(due - now)
-            continue
-        request = run.take()
-        if request is None:
-            break
-        n += 1
-        run.late += (now - due) * 1000 > LATE_MS
-        if idle:
-            idle.popleft().ask(request, due)
-        else:
-            run.dropped += 1
-        if n % 16 == 0:
-            await asyncio.sleep(0)
-    await asyncio.sleep(1)
+        tick = int((now - started) / TICK_S)
+        while n < (tick + 1) * TICK_S * per_second:
+            request = run.take()
+            if request is None:
+                await asyncio.sleep(1)
+                return
+            due = started + int(n / per_second / TICK_S) * TICK_S
+            n += 1
+            run.late += (time.perf_counter() - due) * 1000 > LATE_MS
+            if idle:
+                idle.popleft().ask(request, due)
+            else:
+                run.dropped += 1
+        await asyncio.sleep(max(0.0, started + (tick + 1) * TICK_S - time.perf_counter()))
 
 
 def _summary(run: Run, took_s: float) -> dict[str, object]:

@@ -1,0 +1,216 @@
+"""Many event streams in one process: who is told when, what was lost, and what a stream costs in memory.
+
+Personal streams: N buyers join, each opens the stream of its ticket, then everybody is let in at a set rate; the delay
+runs from the ticket's `admitted_at` (the line's Redis clock, the same machine) to the event's arrival here. Public
+streams: N readers of the line document; the delay runs from its `as_of`. Memory is the growth of the web process.
+
+    python -m bench.streams personal --streams 2000 --rate 500
+    python -m bench.streams line --streams 2000 --seconds 10
+
+Starts a fresh `onsale up` and prints one JSON object. Raw protocols; loopback only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import resource
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any
+
+import psutil  # type: ignore[import-untyped]
+import uvloop
+
+from bench import journeys
+from bench.journeys import ask_all, quantiles, request, text_of
+from bench.measure import CAP, Bench, known, opened, require_good, tickets_of
+from bench.measure import Plan as MeasurePlan
+
+OPENED_AT_ONCE = 200
+LET_IN_WITHIN_S = 60.0
+
+
+class Stream(asyncio.Protocol):
+    """One event stream: counts its events, keeps the delay of the one it waits for."""
+
+    def __init__(self, asked: bytes, log: Log) -> None:
+        self._asked, self._log = asked, log
+        self._buffer = b""
+        self.is_told = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # Not asserted: uvloop's transports are no subclass of asyncio.Transport.
+        transport.write(self._asked)  # type: ignore[attr-defined]
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        while (end := self._buffer.find(b"\n\n")) >= 0:
+            event, self._buffer = self._buffer[:end], self._buffer[end + 2 :]
+            self._log.heard(self, event)
+        if not self._log.is_open(self) and self._buffer.startswith(b"HTTP/1.1 "):
+            self._log.answered(self, self._buffer[9:12].decode())
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._log.closed(self)
+
+
+class Log:
+    """What all streams of a run heard. `stamp` is the field whose moment an event's delay runs from."""
+
+    def __init__(self, wanted: bytes, stamp: bytes) -> None:
+        self._wanted, self._stamp = wanted, stamp
+        self._open: set[Stream] = set()
+        self.statuses: Counter[str] = Counter()
+        self.delays_ms: list[float] = []
+        self.events = 0
+        self.lost = 0
+        self._is_over = False
+
+    def is_open(self, stream: Stream) -> bool:
+        return stream in self._open
+
+    @property
+    def open_count(self) -> int:
+        return len(self._open)
+
+    def answered(self, stream: Stream, status: str) -> None:
+        """The head of the answer has come."""
+        self.statuses[status] += 1
+        self._open.add(stream)
+
+    def heard(self, stream: Stream, event: bytes) -> None:
+        """One event, or the head with the first one behind it."""
+        now_ms = time.time() * 1000
+        if event.startswith(b"HTTP/1.1 ") and not self.is_open(stream):
+            self.answered(stream, event[9:12].decode())
+        self.events += 1
+        if self._wanted in event and (moment := text_of(event, self._stamp)):
+            if not stream.is_told:
+                self.delays_ms.append(now_ms - datetime.fromisoformat(moment).timestamp() * 1000)
+            stream.is_told = self._stamp == b"admitted_at"
+
+    def closed(self, stream: Stream) -> None:
+        """A stream that ends before it was told anything was lost."""
+        self._open.discard(stream)
+        self.lost += not stream.is_told and not self._is_over
+
+    def over(self) -> None:
+        """What ends from now on was ended by us."""
+        self._is_over = True
+
+
+async def personal(bench: Bench, streams: int, rate: int, sale: str = "streams") -> dict[str, Any]:
+    """Everybody waits by stream and is let in at `rate` a second."""
+    tokens = await bench.grow_tokens(streams)
+    await bench.on.create_sale(sale, units=streams, rate=0, cap=CAP)
+    await known(bench, sale)
+    replies = await ask_all(bench.ours.port, [journeys.join(sale, token) for token in tokens], 128)
+    require_good(replies)
+    tickets = [tickets_of(reply) for reply in replies]
+    log = Log(b'"state":"admitted"', b"admitted_at")
+    requests = [request("GET", f"/v1/tickets/{ticket}/events", token) for ticket, token in tickets]
+    held, memory = await _open_all(bench, requests, log)
+    await bench.on.command("rate", sale, f"{rate}/s")
+    started = time.monotonic()
+    while len(log.delays_ms) < streams and time.monotonic() - started < LET_IN_WITHIN_S + streams / rate:
+        await asyncio.sleep(0.1)
+    took_s = time.monotonic() - started
+    _close(held, log)
+    return {
+        "streams": streams,
+        "rate": rate,
+        "told": len(log.delays_ms),
+        "seconds": round(took_s, 1),
+        "delay_ms": quantiles(log.delays_ms),
+        "kib_a_stream": memory,
+        "statuses": dict(log.statuses),
+        "lost": log.lost,
+        "events": log.events,
+    }
+
+
+async def line(bench: Bench, streams: int, seconds: float, sale: str = "readers") -> dict[str, Any]:
+    """Everybody reads the public document while it changes."""
+    await bench.on.create_sale(sale, units=10, rate=0, cap=1)
+    await known(bench, sale)
+    log = Log(b"event: line", b"as_of")
+    requests = [request("GET", f"/v1/sales/{sale}/line/events")] * streams
+    held, memory = await _open_all(bench, requests, log)
+    log.delays_ms.clear()
+    await asyncio.sleep(seconds)
+    _close(held, log)
+    return {
+        "streams": streams,
+        "seconds": seconds,
+        "documents": len(log.delays_ms),
+        "delay_ms": quantiles(log.delays_ms),
+        "kib_a_stream": memory,
+        "statuses": dict(log.statuses),
+    }
+
+
+async def _open_all(bench: Bench, requests: Sequence[bytes], log: Log) -> tuple[list[Stream], float]:
+    """Open every stream; what each added to the web process's memory, KiB."""
+    before = _memory_kib(bench)
+    loop = asyncio.get_running_loop()
+    held: list[Stream] = []
+    for first in range(0, len(requests), OPENED_AT_ONCE):
+        make: list[Callable[[], Stream]] = [
+            lambda asked=asked: Stream(asked, log)  # type: ignore[misc]
+            for asked in requests[first : first + OPENED_AT_ONCE]
+        ]
+        pairs = await asyncio.gather(*(loop.create_connection(one, "127.0.0.1", bench.ours.port) for one in make))
+        held += [stream for _, stream in pairs]
+    deadline = time.monotonic() + 30
+    while log.open_count < len(requests) and time.monotonic() < deadline:
+        await asyncio.sleep(0.05)
+    await asyncio.sleep(1)
+    return held, round((_memory_kib(bench) - before) / len(requests), 1)
+
+
+def _memory_kib(bench: Bench) -> float:
+    return float(psutil.Process(bench.ours.pids["web"]).memory_info().rss) / 1024
+
+
+def _close(held: Sequence[Stream], log: Log) -> None:
+    log.over()
+    for stream in held:
+        stream.transport.close()
+
+
+def allow_files(wanted: int) -> None:
+    """Raise the limit of open files of this process and its children as far as the system lets us."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < limit:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+
+
+async def _run(asked: argparse.Namespace) -> dict[str, Any]:
+    async with opened(MeasurePlan(), lambda text: print(text, file=sys.stderr)) as bench:
+        if asked.kind == "personal":
+            return await personal(bench, asked.streams, asked.rate)
+        return await line(bench, asked.streams, asked.seconds)
+
+
+def main() -> None:
+    """Command line; see the file's head."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kind", choices=["personal", "line"])
+    parser.add_argument("--streams", type=int, default=2_000)
+    parser.add_argument("--rate", type=int, default=500)
+    parser.add_argument("--seconds", type=float, default=10)
+    asked = parser.parse_args()
+    allow_files(4 * asked.streams + 4_096)
+    print(json.dumps(uvloop.run(_run(asked)), indent=2))
+
+
+if __name__ == "__main__":
+    main()
