@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from contextlib import asynccontextmanager
 
 import pytest
@@ -9,6 +10,7 @@ from aiohttp import web
 
 from onsale.checkout.providers.sandbox_server import create_sandbox
 from onsale.server.app import ROOMS
+from onsale.server.auditing import audit_system
 from onsale.server.config import load_settings
 from onsale.server.loop import Loops
 from onsale.server.processes import admitter_loops, flusher_loops, worker_loops
@@ -66,6 +68,18 @@ async def sale(processes, accounts):
     return "drop"
 
 
+@pytest.fixture
+def clean(settings):
+    """Every invariant of the sale, judged as `onsale audit` does, against the provider's own book too."""
+
+    async def judge(sale):
+        found = await audit_system(settings, sale)
+        assert found
+        assert [] == [finding for finding in found if not finding.ok]
+
+    return judge
+
+
 async def admitted(buyer, sale):
     """Join and poll until let in; the ticket that says so."""
     status, ticket, headers = await buyer.insist("POST", f"/v1/sales/{sale}/tickets")
@@ -83,7 +97,7 @@ async def reserved(buyer, sale, ticket, key="reserve-1"):
     return order
 
 
-async def test_a_buyer_joins_is_let_in_reserves_pays_and_it_is_recorded(sale, accounts, database):
+async def test_a_buyer_joins_is_let_in_reserves_pays_and_it_is_recorded(sale, accounts, database, clean):
     """Every step answers as promised, and what was answered stands in Postgres."""
     (buyer,) = await accounts("customer")
     ticket = await admitted(buyer, sale)
@@ -104,6 +118,7 @@ async def test_a_buyer_joins_is_let_in_reserves_pays_and_it_is_recorded(sale, ac
     assert ("confirmed", ["captured"]) == (shown["state"], [payment["state"] for payment in shown["payments"]])
     await buyer.until(f"/v1/tickets/{ticket['ticket']}", lambda now: now["state"] == "completed")
     await buyer.until("/v1/products/jacket/stock", lambda now: now == {"free": 2})
+    await clean(sale)
 
 
 async def test_repeating_every_call_changes_nothing(sale, accounts, database):
@@ -122,7 +137,7 @@ async def test_repeating_every_call_changes_nothing(sale, accounts, database):
     assert 1 == await database.fetchval("SELECT sold FROM sale_items WHERE sale = $1", sale)
 
 
-async def test_more_buyers_than_units(sale, accounts, database):
+async def test_more_buyers_than_units(sale, accounts, database, clean):
     """Three jackets, six buyers: three sold, and the others are told so in good manners."""
 
     async def buy(buyer):
@@ -146,6 +161,7 @@ async def test_more_buyers_than_units(sale, accounts, database):
     assert 3 == endings.count("confirmed")
     assert {"confirmed", "sold_out"} >= {ending for ending in endings if isinstance(ending, str)}
     assert 3 == await database.fetchval("SELECT count(*) FROM orders WHERE state = 'confirmed'")
+    await clean(sale)
 
 
 async def test_a_declined_card_leaves_the_reservation(sale, accounts):
@@ -224,3 +240,79 @@ async def test_a_stream_tells_the_turn(sale, accounts, client):
                 told = json.loads(data) if name == "ticket" else told
 
     assert told["pass"]["token"]
+
+
+async def test_an_operator_changes_the_rate_and_everyone_sees_it(sale, accounts, anyone):
+    """Compare-and-set by ETag, in the line document within a second, and in the audit with its reason."""
+    (operator,) = await accounts("manager")
+    path = f"/v1/sales/{sale}/admission"
+    _, before, headers = await operator("GET", path)
+    unseen = await operator("PATCH", path, {"rate_per_second": 7.5})
+    stale = await operator("PATCH", path, {"rate_per_second": 7.5}, If_Match='"0"')
+    await operator.until(f"/v1/sales/{sale}/line", lambda line: line["state"] == "open")
+    status, after, _ = await operator(
+        "PATCH", path, {"rate_per_second": 7.5, "reason": "calm"}, If_Match=headers["ETag"]
+    )
+    changed_s = time.monotonic()
+    await anyone.until(f"/v1/sales/{sale}/line", lambda line: line["rate_per_second"]["target"] == 7.5)
+    seen_s = time.monotonic()
+
+    assert (428, "if_match_required") == (unseen[0], unseen[1]["code"])
+    assert (412, "policy_stale") == (stale[0], stale[1]["code"])
+    assert (100.0, 200, 7.5) == (before["rate_per_second"], status, after["rate_per_second"])
+    # A second is promised; the rest is the patience of a busy test machine.
+    assert seen_s - changed_s < 3
+    _, audit, _ = await operator("GET", f"/v1/sales/{sale}/audit")
+    assert ["calm"] == [entry["reason"] for entry in audit["items"] if entry["reason"]]
+
+
+async def test_a_paused_line_lets_nobody_in(sale, accounts, anyone):
+    """Pausing needs no ETag; whoever waits reads why; resuming lets them in."""
+    operator, buyer = (await accounts("manager"))[0], (await accounts("customer"))[0]
+    path = f"/v1/sales/{sale}/admission"
+    await operator.until(f"/v1/sales/{sale}/line", lambda line: line["state"] == "open")
+    assert 200 == (await operator("PATCH", path, {"paused": True}))[0]
+    _, ticket, _ = await buyer.insist("POST", f"/v1/sales/{sale}/tickets")
+    shown = await buyer.until(f"/v1/tickets/{ticket['ticket']}", lambda now: now["reason"] is not None)
+    assert ("waiting", "paused_by_operator") == (shown["state"], shown["reason"]["code"])
+    assert 200 == (await operator("PATCH", path, {"paused": False}, If_Match="*"))[0]
+
+    await buyer.until(f"/v1/tickets/{ticket['ticket']}", lambda now: now["state"] == "admitted")
+
+
+async def test_the_shops_redis_is_emptied_in_mid_sale(sale, accounts, shop_redis, database, clean):
+    """What was recorded stays, the rest is made anew from the record, and selling goes on: exactly three."""
+    first, second = await accounts("customer", 2)
+    order = await reserved(first, sale, await admitted(first, sale))
+    path = f"/v1/orders/{order['order']}/confirmation"
+    assert 200 == (await first("POST", path, paying(), Idempotency_Key="c"))[0]
+    ticket = await admitted(second, sale)
+    await shop_redis.flushall()
+    again = await reserved(second, sale, ticket)
+    status, paid, _ = await second.insist(
+        "POST", f"/v1/orders/{again['order']}/confirmation", paying(), Idempotency_Key="c"
+    )
+    still = await first("POST", path, paying(), Idempotency_Key="c")
+
+    assert (200, "confirmed") == (status, paid.get("state")), paid
+    assert (200, "confirmed") == (still[0], still[1]["state"])
+    assert 2 == await database.fetchval("SELECT sold FROM sale_items WHERE sale = $1", sale)
+    await second.until("/v1/products/jacket/stock", lambda now: now == {"free": 1})
+    await clean(sale)
+
+
+async def test_the_lines_redis_is_emptied_in_mid_sale(sale, accounts, line_redis, clean):
+    """A ticket proves its own place: its holder goes on polling and is let in."""
+    operator, buyer = (await accounts("manager"))[0], (await accounts("customer"))[0]
+    path = f"/v1/sales/{sale}/admission"
+    await operator.until(f"/v1/sales/{sale}/line", lambda line: line["state"] == "open")
+    await operator("PATCH", path, {"paused": True})
+    _, ticket, _ = await buyer.insist("POST", f"/v1/sales/{sale}/tickets")
+    await line_redis.flushall()
+    back = await buyer.until(f"/v1/tickets/{ticket['ticket']}", lambda now: now["state"] == "waiting")
+    await operator.insist("PATCH", path, {"paused": False}, If_Match="*")
+    let_in = await buyer.until(f"/v1/tickets/{ticket['ticket']}", lambda now: now["state"] == "admitted")
+
+    assert ticket["place"] == back["place"] == let_in["place"]
+    await reserved(buyer, sale, let_in)
+    await clean(sale)
