@@ -1,14 +1,14 @@
 """Floors without a store: the least programs that answer HTTP, each a process of its own.
 
-    bare        asyncio.Protocol that writes a JSON answer, no HTTP library
-    f0          aiohttp Application with one route: the unit in which targets are counted
-    routed      f0 with 22 routes and 3 small middlewares: what an ordinary application pays
-    charging    f0 whose handler asks the payment provider once: the client side of a confirmation
-    lean        the whole journey with the least work (`floor_lean.py`)
-    naive       the whole journey one await at a time (`floor_naive.py`)
-    provider    the sandbox provider that onsale itself is measured with
+bare        asyncio.Protocol that writes a JSON answer, no HTTP library
+f0          aiohttp Application with one route: the unit in which targets are counted
+routed      f0 with 22 routes and 3 small middlewares: what an ordinary application pays
+charging    f0 whose handler asks the payment provider once: the client side of a confirmation
+lean        the whole journey with the least work (`floor_lean.py`)
+naive       the whole journey one await at a time (`floor_naive.py`)
+provider    the sandbox provider that onsale itself is measured with
 
-    python -m bench.floor_servers f0 --port 9000 [--setup '{"provider": "http://127.0.0.1:9001", …}']
+python -m bench.floor_servers f0 --port 9000 [--setup '{"provider": "http://127.0.0.1:9001", …}']
 """
 
 from __future__ import annotations

@@ -25,6 +25,8 @@ import uvloop
 SEPARATOR = b"\n%%%\n"
 LATE_MS = 10
 TICK_S = 0.001
+# How long the last answers of an open loop are waited for.
+STRAGGLERS_S = 1.0
 
 
 class Run:
@@ -124,9 +126,12 @@ async def generate(
         await loop.create_connection(connect(future), "127.0.0.1", port)
     if per_second > 0:
         await _pace(run, idle, per_second)
+        took_s = time.perf_counter() - started
+        await asyncio.sleep(STRAGGLERS_S)
     else:
         await asyncio.wait(finished, timeout=seconds + 10)
-    return _summary(run, time.perf_counter() - started)
+        took_s = time.perf_counter() - started
+    return _summary(run, took_s)
 
 
 async def _pace(run: Run, idle: deque[Connection], per_second: float) -> None:
@@ -139,7 +144,6 @@ async def _pace(run: Run, idle: deque[Connection], per_second: float) -> None:
         while n < (tick + 1) * TICK_S * per_second:
             request = run.take()
             if request is None:
-                await asyncio.sleep(1)
                 return
             due = started + int(n / per_second / TICK_S) * TICK_S
             n += 1

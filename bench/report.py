@@ -195,7 +195,8 @@ def _streams(streams: dict[str, Any] | None) -> str:
     delay = streams["delay_ms"]
     return (
         f"{streams['streams']:,} buyers waiting by stream, {streams['rate']:,} admitted a second: "
-        f"{streams['told']:,} were told, p50 {delay.get('p50', 0):.0f} ms and p99 {delay.get('p99', 0):.0f} ms after `admitted_at`; "
+        f"{streams['told']:,} were told, p50 {delay.get('p50', 0):.0f} ms and p99 {delay.get('p99', 0):.0f} ms after "
+        "`admitted_at`; "
         f"{streams['kib_a_stream']} KiB of the web process a stream; answers {streams['statuses']}, "
         f"{streams['lost']} lost."
     )
