@@ -156,6 +156,7 @@ async def ours_of(on: System) -> Server:
 async def measure(bench: Bench) -> None:
     """Every target in turn. Crowds that wait come last: they keep the system a little busy for the rest of the run."""
     await machine_floors(bench)
+    await at_rest(bench)
     await steps(bench)
     await whole_journeys(bench)
     await confirm_latency(bench)
@@ -180,6 +181,15 @@ async def machine_floors(bench: Bench) -> None:
     found["charge_client"] = await _charge_client_us(bench) - found["f0"]
     bench.found.floors = {name: round(us, 1) for name, us in found.items()}
     bench.say(f"floors, CPU µs: {bench.found.floors}")
+
+
+async def at_rest(bench: Bench) -> None:
+    """What each process uses of a core while nobody asks anything: part of every figure below, more where few ask."""
+    with Meter(bench.ours) as meter:
+        await asyncio.sleep(3)
+    shares = {name: round(100 * used / meter.took_s, 1) for name, used in meter.used_s.items()}
+    bench.found.figures["at_rest_percent"] = shares
+    bench.say(f"at rest, % of a core: {shares}")
 
 
 async def _charge_client_us(bench: Bench) -> float:

@@ -87,6 +87,7 @@ def _page(today: datetime.date, found: Measured, where: dict[str, str], extra: d
         f"![throughput, latency and CPU]({today}.svg)",
         "## The machine's floors",
         _floors(found),
+        _at_rest(found.figures.get("at_rest_percent", {})),
         "## Whole journeys",
         _journeys(found.figures.get("journeys", {})),
         "## Confirmations by the clock",
@@ -143,6 +144,13 @@ def _floors(found: Measured) -> str:
         if name in found.floors
     ]
     return _table(("what", "CPU µs", "known of such a machine"), rows)
+
+
+def _at_rest(shares: dict[str, float]) -> str:
+    if not shares:
+        return ""
+    text = ", ".join(f"{name} {share:.1f}" for name, share in shares.items())
+    return f"Of a core while nobody asks anything (%): {text}. It is part of every figure of ours."
 
 
 def _journeys(figures: dict[str, Any]) -> str:
