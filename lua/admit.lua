@@ -56,7 +56,7 @@ end
 local function note_stock(figures)
   local known_ms = tonumber(redis.call("HGET", meta, "stock_at_ms")) or 0
   -- A known time that is yet to come is of a clock that went back.
-  if #figures == 0 or (now - figures[6] <= known_ms and known_ms <= now) then return end
+  if #figures == 0 or (now - figures[6] < known_ms and known_ms <= now) then return end
   redis.call("HSET", meta, "free", figures[1], "held", figures[2], "claimed", figures[3], "sold", figures[4],
     "seats_by_stock", figures[5], "stock_at_ms", now - figures[6])
 end
@@ -167,7 +167,8 @@ local function write_event()
   local places, returners = {}, {}
   for _, c in ipairs(chosen) do
     places[#places + 1] = c.place
-    if c.place < serving then returners[#returners + 1] = c.place end
+    -- At or before the highest place that was let in or passed over: it has had its number called, and came back.
+    if c.place <= serving then returners[#returners + 1] = c.place end
   end
   redis.call("XADD", admissions, "*", "verb", "admitted", "lane", "general", "at", now,
     "places", table.concat(places, ","), "returners", table.concat(returners, ","), "rate_milli", rate_centi * 10,

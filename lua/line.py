@@ -305,6 +305,14 @@ class LineScripts:
         """Write seats of the record into a line that is not registered."""
         _ok(await self._load([keys.meta, keys.tickets, keys.leases, keys.gone], [_pack(seats)]))
 
+    async def forget(self, keys: LineKeys) -> None:
+        """Drop a line of an epoch that is over, but for the admissions that may not be recorded yet."""
+        names = [
+            *(keys.meta, keys.policy, keys.pauses, keys.waiting, keys.absent, keys.tickets, keys.buyers),
+            *(keys.leases, keys.gone, keys.frame, *_presence(keys)),
+        ]
+        await self._redis.unlink(*names)
+
     async def register(
         self,
         keys: LineKeys,

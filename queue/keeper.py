@@ -173,6 +173,7 @@ class Keeper:
             serving=history.serving,
         )
         if won:
+            await self._scripts.forget(LineKeys(sale.id, sale.line_epoch))
             log.info("line.loaded", sale=sale.id, epoch=keys.epoch, admitted=history.admitted, is_rebuilt=was_used)
         return won
 

@@ -179,7 +179,10 @@ class Line:
         return await self._scripts.take(keys, places, skew_ms=SKEW_MS)
 
     async def _raise_ceiling(self, keys: LineKeys, ceiling: int, run_id: str) -> None:
-        raised = await self._numbering.raise_above(keys.sale, keys.epoch, run_id, ceiling)
+        try:
+            raised = await self._numbering.raise_above(keys.sale, keys.epoch, run_id, ceiling)
+        except POSTGRES_AWAY as error:
+            raise StoreUnavailable from error
         await _guarded(self._scripts.ceiling(keys, raised))
 
 

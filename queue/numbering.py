@@ -9,8 +9,9 @@ import asyncpg
 
 from onsale.migrations.sql import load_queries
 
-# 20,000: about a second of the hardest join storm of one process, and what a restart skips at most.
-PLACES_A_BLOCK = 20_000
+# 100,000: half of it, what is at least left, is some seconds of the hardest join storm, or minutes of Postgres being
+# away; a restart skips what is left of it.
+PLACES_A_BLOCK = 100_000
 
 QUERIES = load_queries("onsale.queue", "numbering.sql")
 

@@ -1,8 +1,8 @@
 """How many seats the shop's stock allows (pure). The rate is exact in admit.lua; here is what needs no exactness.
 
-A seat that holds or has claimed units needs no free unit any more, and since a buyer has at most `limit` of them, at least
-ceil(units / limit) seats have theirs. Every other seat needs a unit that is free, or one that somebody gives back: with
-seats <= free + seated + lapse share x held, nobody is let in to an empty shelf.
+A seat that holds or has claimed units needs no free unit any more, and since a buyer has at most `limit` of them, at
+least ceil(units / limit) seats have theirs. Every other seat needs a unit that is free, or one that somebody gives
+back: with seats <= free + seated + lapse share x held, nobody is let in to an empty shelf.
 """
 
 from __future__ import annotations

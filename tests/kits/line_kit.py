@@ -85,16 +85,27 @@ class Skew:
         await self._redis.set(self.KEY, self.ms)
 
 
+CLOCK = "return tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)"
+NOW_KEY = "test:now_ms"
+
+
 def with_skew(source: Callable[[str], str]) -> Callable[[str], str]:
-    """Scripts as they are, but for the one line that reads the clock."""
-    read = "return tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)"
+    """Scripts as they are, but for the one line that reads the clock: `Skew` is added to it."""
+    return _with_clock(source, f'{CLOCK} + tonumber(redis.call("GET", "{Skew.KEY}") or 0)')
 
-    def skewed(name: str) -> str:
+
+def with_still_clock(source: Callable[[str], str]) -> Callable[[str], str]:
+    """Scripts whose time is what the test wrote at NOW_KEY: the same calls do the same every time."""
+    return _with_clock(source, f'return tonumber(redis.call("GET", "{NOW_KEY}"))')
+
+
+def _with_clock(source: Callable[[str], str], clock: str) -> Callable[[str], str]:
+    def changed(name: str) -> str:
         text = source(name)
-        assert text.count(read) <= 1
-        return text.replace(read, f'{read} + tonumber(redis.call("GET", "{Skew.KEY}") or 0)')
+        assert text.count(CLOCK) <= 1
+        return text.replace(CLOCK, clock)
 
-    return skewed
+    return changed
 
 
 def a_policy(**changes: Any) -> Policy:

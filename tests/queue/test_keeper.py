@@ -7,6 +7,7 @@ import asyncio
 import pytest
 from line_kit import SALE, Stand, a_sale
 
+from onsale.auth.errors import StoreUnavailable
 from onsale.queue.errors import LineRecovering, TicketUnknown
 from onsale.queue.keeper import GATHER_MS
 from onsale.queue.numbering import PLACES_A_BLOCK
@@ -62,7 +63,9 @@ async def test_many_keepers_load_a_sale_once(stand: Stand) -> None:
 async def test_a_keeper_that_died_is_taken_over(stand: Stand) -> None:
     """It had begun an epoch and written nothing: after a while another begins the next one."""
     await stand.book.create(a_sale(), "tests")
-    await stand.pool.execute("UPDATE sales SET line_epoch = 1, line_epoch_at = now(), place_ceiling = 20000")
+    await stand.pool.execute(
+        "UPDATE sales SET line_epoch = 1, line_epoch_at = now(), place_ceiling = $1", PLACES_A_BLOCK
+    )
     patient = stand.another_keeper()
     patient._takeover_ms = 60_000
     assert (await patient.tick()).loaded == ()
@@ -262,6 +265,19 @@ async def test_keys_that_somebody_overwrote_begin_a_new_epoch(stand: Stand) -> N
 
     assert stand.sale.line_epoch == 2
     assert (await stand.line.restore(stand.keys, 1, "buyer-0", 1, "general")).place == 1
+    assert await stand.redis.keys("{drop:line}:1:*") == []
+
+
+async def test_joining_past_the_ceiling_waits_for_postgres(stand: Stand) -> None:
+    """Away: an honest refusal, and nothing is numbered above what Postgres holds."""
+    await stand.make()
+    await stand.redis.hset(stand.keys.meta, "tail", PLACES_A_BLOCK)
+    await stand.pool.close()
+
+    with pytest.raises(StoreUnavailable):
+        await stand.join("ada")
+
+    assert await stand.meta("tail") == PLACES_A_BLOCK
 
 
 async def test_what_postgres_says_comes_into_force(stand: Stand) -> None:

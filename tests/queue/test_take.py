@@ -75,6 +75,23 @@ async def test_an_untold_turn_goes_to_the_next(stand: Stand) -> None:
     await stand.later(1)
     await stand.admit()
     assert (await stand.line.take(stand.keys, 1)).turn == "1-1-2"
+    assert [event["returners"] for event in await stand.admissions()] == ["", "", "1"]
+
+
+async def test_the_last_one_let_in_is_a_returner_too(stand: Stand) -> None:
+    """Its own place is the highest that was called: the audit must not take its second turn for jumping the line."""
+    await stand.make()
+    await stand.crowd(1)
+    await stand.admit()
+    for _ in range(4):
+        await stand.later(TURN_S / 3)
+        await stand.sign()
+        await stand.admit()
+    await stand.sign(1)
+    await stand.later(1)
+    await stand.admit()
+
+    assert [(event["places"], event["returners"]) for event in await stand.admissions()] == [("1", ""), ("1", "1")]
 
 
 async def test_the_third_untold_turn_expires(stand: Stand) -> None:
