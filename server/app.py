@@ -44,7 +44,7 @@ from onsale.server import pages, readers
 from onsale.server.config import Settings
 from onsale.server.connections import SWEEP_INTERVAL_MS, Runner, Sweeper
 from onsale.server.edge import SUM_INTERVAL_MS, Edge, Summary, hot_table
-from onsale.server.health import Readiness, require_fit_stores
+from onsale.server.health import KeySigns, Readiness, require_fit_stores
 from onsale.server.loop import Loops
 from onsale.server.metrics import SNAPSHOT_INTERVAL_MS, Metrics, Snapshots, tick_observer
 from onsale.server.middleware import Handler, Stamp, manners, request_id
@@ -61,6 +61,7 @@ from onsale.web import static_folder
 STREAM_INTERVAL_MS = 50
 TELL_INTERVAL_MS = 20
 SECOND_MS = 1_000
+MINUTE_MS = 60_000
 
 SETTINGS = web.AppKey("settings", Settings)
 METRICS = web.AppKey("metrics", Metrics)
@@ -128,11 +129,14 @@ async def _open(app: web.Application) -> AsyncIterator[None]:
         await require_fit_stores(stores)
         rooms = await closing.enter_async_context(open_rooms(settings, stores))
         app[ROOMS] = rooms
+        key_signs = KeySigns(stores.pool, rooms.keyring)
+        await key_signs.require()
         loops = Loops(tick_observer(metrics, readers.of(metrics)), metrics.on_failure)
         _open_auth(app, rooms, loops, closing)
         _open_line(app, rooms, loops, closing)
         flow = _open_checkout(app, rooms)
         add_shared_loops(rooms, loops)
+        loops.add("key_signs", key_signs.tick, MINUTE_MS)
         # Attempts to pay end while the record is still listened to; loops end before what they work with.
         await closing.enter_async_context(loops.running(settings.drain_s))
         closing.push_async_callback(flow.close)

@@ -18,7 +18,9 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from onsale.auth.keys import Keyring
 from onsale.migrations.sql import load_queries
+from onsale.server.config import SettingsInvalid
 from onsale.server.stores import Stores
 
 log = structlog.get_logger()
@@ -72,6 +74,27 @@ async def require_fit_stores(stores: Stores) -> None:
     ]
     if flaws:
         raise StoresUnfit(*flaws)
+
+
+class KeySigns:
+    """Remembers which secret key signs tickets, and refuses to start without one that running sales still need."""
+
+    def __init__(self, pool: asyncpg.Pool, keyring: Keyring) -> None:
+        self._pool = pool
+        self._kids = [key.kid for key in keyring.derive("ticket id")]
+
+    async def require(self) -> None:
+        """Raises SettingsInvalid: tickets that the missing key signed would lose their places."""
+        missed = await self._pool.fetch(SQL.secret_keys_missed, self._kids)
+        if missed:
+            raise SettingsInvalid(
+                *(f"ONSALE_SECRET_KEYS: key {row['kid']} is gone, tickets of {row['sale']} need it" for row in missed)
+            )
+        await self.tick()
+
+    async def tick(self) -> None:
+        """The first key still signs."""
+        await self._pool.execute(SQL.secret_key_note, self._kids[0])
 
 
 async def redis_flaws(redis: Redis, name: str, *, fsync: str | None) -> list[str]:

@@ -3,9 +3,19 @@
 import asyncpg
 import pytest
 
+from onsale.auth.keys import Keyring
+from onsale.catalog.salefile import parse_sale_file
+from onsale.catalog.sales import create_sale
 from onsale.lua import connect
-from onsale.server.health import Readiness, StoreClock, StoresUnfit, _skew, require_fit_stores
+from onsale.server.config import SettingsInvalid
+from onsale.server.health import KeySigns, Readiness, StoreClock, StoresUnfit, _skew, require_fit_stores
 from onsale.server.stores import Stores
+
+SALE = """
+sale = { id = "drop", title = "Drop", opens_at = "now", closes_at = "2030-01-01T00:00:00Z" }
+admission = { rate_per_second = 1.0, active_max = 1 }
+items = [{ title = "Jacket", stock = 1, price = { amount = 1, currency = "KRW" } }]
+"""
 
 
 @pytest.fixture
@@ -48,6 +58,20 @@ async def test_every_flaw_of_every_store_is_named_at_once(stores, configured, da
         "shop redis: appendfsync is everysec, must be always",
         "postgres: synchronous_commit is off, must be on",
     ) == refused.value.flaws
+
+
+async def test_a_key_that_signed_tickets_of_a_running_sale_must_stay(database):
+    """Rotation adds a key in front; the old one may go when the sales of its time have ended."""
+    old, new = b"o" * 32, b"n" * 32
+    await KeySigns(database, Keyring([old])).require()
+    await create_sale(database, parse_sale_file(SALE), "test")
+    await KeySigns(database, Keyring([old])).tick()
+    await KeySigns(database, Keyring([new, old])).require()
+    with pytest.raises(SettingsInvalid, match="tickets of drop need it"):
+        await KeySigns(database, Keyring([new])).require()
+
+    await database.execute("UPDATE sales SET closed_at = now()")
+    await KeySigns(database, Keyring([new])).require()
 
 
 async def test_a_store_that_never_answers_is_named(stores, monkeypatch):
