@@ -23,6 +23,7 @@ from onsale.auth.requests import Network, client_address, is_in, language
 from onsale.auth.streamkeys import StreamEnded
 from onsale.server.metrics import Traffic
 from onsale.server.problems import problem_of, problem_response
+from onsale.web import static_folder
 
 log = structlog.get_logger()
 
@@ -32,8 +33,6 @@ REQUEST_ID = web.RequestKey("request_id", str)
 # The problem's code, on answers that are one.
 CODE = web.ResponseKey("code", str)
 REQUEST_ID_SANE = re.compile(r"[A-Za-z0-9._~-]{8,64}", re.ASCII)
-# A client that has gone is not told anything; the number is what nginx writes for it.
-CLIENT_GONE = 499
 # No id of ours or of people is longer; what is longer, or holds U+0000, names nothing.
 SEGMENT_CHARACTERS_MAX = 200
 STATIC = "/static"
@@ -102,10 +101,13 @@ def refuse(request: web.Request, error: BaseException) -> web.Response:
 
 
 def require_names(request: web.Request) -> None:
-    """Refuse path segments that cannot name anything, before a store is asked about them."""
+    """Refuse path segments that cannot name anything, before a store or a disk is asked about them."""
     for segment in request.match_info.values():
         if len(segment) > SEGMENT_CHARACTERS_MAX or "\0" in segment:
             raise NotFound
+    # The framework finds out that a file is missing when its answer has begun, too late for a problem.
+    if route_of(request) == STATIC and not (static_folder() / request.match_info["filename"]).is_file():
+        raise NotFound
 
 
 class Stamp:
@@ -158,17 +160,24 @@ def _note(request: web.Request, response: web.StreamResponse, traffic: Traffic, 
         request_id=request[REQUEST_ID],
         method=request.method,
         route=route,
-        path=request.path[:SEGMENT_CHARACTERS_MAX] if route == "(none)" else None,
+        path=_printable(request.path) if route == "(none)" else None,
         status=response.status,
         code=code or None,
         duration_ms=round(took_s * 1000, 2),
         bytes=response.content_length,
         peer=client_address(request),
-        user_agent=request.headers.get("User-Agent", "")[:SEGMENT_CHARACTERS_MAX],
+        user_agent=_printable(request.headers.get("User-Agent", "")),
         **_names(request),
     )
 
 
 def _names(request: web.Request) -> dict[str, str]:
     """Which sale, order or ticket it was about."""
-    return {key: value for key, value in request.match_info.items() if key in ("sale", "order", "ticket", "product")}
+    named = request.match_info.items()
+    return {key: _printable(value) for key, value in named if key in ("sale", "order", "ticket", "product")}
+
+
+def _printable(text: str) -> str:
+    """What a client wrote, for one line of a log: bytes that are no text would break it, escapes a terminal."""
+    text = text[:SEGMENT_CHARACTERS_MAX]
+    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")

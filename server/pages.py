@@ -10,7 +10,7 @@ import msgspec
 from aiohttp import web
 
 from onsale.auth.errors import NotFound
-from onsale.auth.requests import language, reply
+from onsale.auth.requests import language, reply, require_no_query
 from onsale.server.health import Health, Readiness
 from onsale.server.metrics import Snapshots
 from onsale.server.problems import HTTP_PROBLEMS, INTERNAL, PROBLEMS, Problem
@@ -44,6 +44,7 @@ def _translator(lang: str) -> Callable[[str], str]:
 
 async def explain_problem(request: web.Request) -> web.Response:
     """What a problem's `type` means: a page for people, JSON for programs."""
+    require_no_query(request)
     problem = BY_CODE.get(request.match_info["code"])
     if problem is None:
         raise NotFound
@@ -61,6 +62,7 @@ async def explain_problem(request: web.Request) -> web.Response:
 
 async def show_document(request: web.Request) -> web.Response:
     """The OpenAPI document."""
+    require_no_query(request)
     return reply(200, request.app[DOCUMENT], {"Cache-Control": "public, max-age=60"})
 
 
@@ -71,16 +73,18 @@ async def browse_document(request: web.Request) -> web.Response:
 
 async def show_metrics(request: web.Request) -> web.Response:
     """Prometheus text of every process of this machine."""
-    return web.Response(body=request.app[SNAPSHOTS].exposition(), headers={"Content-Type": METRICS_TYPE})
+    return web.Response(body=await request.app[SNAPSHOTS].exposition(), headers={"Content-Type": METRICS_TYPE})
 
 
 async def show_life(request: web.Request) -> web.Response:
     """The loop turns."""
+    require_no_query(request)
     return reply(200, Health("ok", ()))
 
 
 async def show_readiness(request: web.Request) -> web.Response:
     """Whether to send requests here."""
+    require_no_query(request)
     health = await request.app[READINESS].health()
     is_serving = health.status != "failing"
     return reply(200 if is_serving else 503, health, None if is_serving else {"Retry-After": "1"})

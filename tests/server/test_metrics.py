@@ -12,9 +12,9 @@ from onsale.server.connections import SweepTick
 from onsale.server.metrics import Metrics, Snapshots, tick_observer
 
 
-def exposition(metrics):
+async def exposition(metrics):
     """What a scrape of this process alone answers."""
-    return Snapshots(metrics.registry, Path("/nonexistent"), "web").exposition()
+    return await Snapshots(metrics.registry, Path("/nonexistent"), "web").exposition()
 
 
 def samples(text):
@@ -35,25 +35,25 @@ def named(text, name, **labels):
     ]
 
 
-def test_outcomes_of_the_main_verbs_have_counters_of_their_own():
+async def test_outcomes_of_the_main_verbs_have_counters_of_their_own():
     """Successes by what happened, refusals by their code."""
     metrics = Metrics("0")
     reserve = metrics.traffic.of("POST", "/v1/sales/{sale}/orders")
     for status, code in ((201, ""), (409, "sold_out"), (409, "sold_out")):
         reserve.note(status, 0.002, code)
-    text = exposition(metrics)
+    text = await exposition(metrics)
 
     assert [1.0] == named(text, "onsale_reserve_total", outcome="reserved")
     assert [2.0] == named(text, "onsale_reserve_total", outcome="sold_out")
 
 
-def test_times_fall_into_their_buckets():
+async def test_times_fall_into_their_buckets():
     """Cumulative, as Prometheus wants them."""
     metrics = Metrics("0")
     stats = metrics.traffic.of("GET", "/livez")
     for took_s in (0.0005, 0.001, 0.3, 60.0):
         stats.note(200, took_s, "")
-    text = exposition(metrics)
+    text = await exposition(metrics)
     reached = {
         dict(labels)["le"]: value
         for (name, labels), value in samples(text).items()
@@ -77,7 +77,7 @@ async def test_one_scrape_shows_every_process(tmp_path):
     other = Snapshots(worker.registry, tmp_path, "worker")
     other.path = tmp_path / f"worker-{os.getpid() + 1}.metrics"
     await other.tick()
-    text = Snapshots(web.registry, tmp_path, "web").exposition()
+    text = await Snapshots(web.registry, tmp_path, "web").exposition()
 
     assert [3.0] == named(text, "onsale_tick_failures_total", process="worker", loop="reaper")
     assert {"web", "worker"} == {
@@ -91,7 +91,7 @@ async def test_snapshots_of_the_dead_are_not_shown(tmp_path):
     gone.path = tmp_path / f"worker-{os.getpid() + 1}.metrics"
     await gone.tick()
     written_s = gone.path.stat().st_mtime
-    text = Snapshots(Metrics("0").registry, tmp_path, "web").exposition(lambda: written_s + 11)
+    text = await Snapshots(Metrics("0").registry, tmp_path, "web").exposition(lambda: written_s + 11)
 
     assert [] == named(text, "onsale_build_info", process="worker")
 
@@ -99,17 +99,17 @@ async def test_snapshots_of_the_dead_are_not_shown(tmp_path):
 async def test_a_broken_snapshot_hides_no_other(tmp_path):
     """Half a file is skipped."""
     (tmp_path / "worker-1.metrics").write_bytes(b"\xff\x00broken")
-    text = Snapshots(Metrics("0").registry, tmp_path, "web").exposition()
+    text = await Snapshots(Metrics("0").registry, tmp_path, "web").exposition()
 
     assert 1 == len(named(text, "onsale_build_info"))
 
 
-def test_ticks_are_counted_by_loop():
+async def test_ticks_are_counted_by_loop():
     """How often and how long; what they returned goes to its reader."""
     metrics = Metrics("0")
     observe = tick_observer(metrics, readers.of(metrics))
     observe("sweep", 0.002, SweepTick(connections=7, closed=2))
-    text = exposition(metrics)
+    text = await exposition(metrics)
 
     assert [1.0] == named(text, "onsale_tick_seconds_count", loop="sweep")
     assert ([7.0], [2.0]) == (named(text, "onsale_connections"), named(text, "onsale_connections_late_total"))
