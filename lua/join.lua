@@ -31,7 +31,7 @@ local refusal = REFUSALS[line.state]
 local signs = presence_now(meta, presence, math.floor(now / line.quarter_ms))
 
 local function again(place, t)
-  local was_absent = t.state == WAITING and not line.is_closed and redis.call("ZSCORE", absent, place)
+  local was_absent = t.state == WAITING and redis.call("ZSCORE", absent, place)
   if was_absent then
     redis.call("ZADD", waiting, place, place)
     redis.call("ZREM", absent, place)
@@ -42,34 +42,57 @@ local function again(place, t)
   return view
 end
 
+-- Newcomers are written together, a command a key: at a call for each of them a join would cost three times as much.
+local packed, named, placed, signed = {}, {}, {}, {}
+
 local function afresh(buyer, lane)
   if line.tail >= line.ceiling then return {CEILING, line.ceiling, redis.call("HGET", meta, "run_id")} end
-  -- The number is spent before anything hangs on it: whatever follows, nobody else gets it.
-  line.tail = redis.call("HINCRBY", meta, "tail", 1)
+  line.tail = line.tail + 1
   local place = line.tail
   local t = {
     state = WAITING, buyer = buyer, joined_ms = now, lane = lane, turns = 0, misses = 0, turn = "", admitted_ms = 0,
     told_ms = 0, pass_exp_ms = 0, ended_ms = 0
   }
-  redis.call("HSET", tickets, place, pack_ticket(t))
-  redis.call("HSET", buyers, buyer, place)
-  redis.call("ZADD", waiting, place, place)
-  redis.call("SETBIT", signs, place, 1)
+  append(packed, place, pack_ticket(t))
+  append(named, buyer, place)
+  append(placed, place, place)
+  append(signed, "SET", "u1", place, 1)
   local view = view_of(line, place, t, false, false)
   view[#view + 1] = 1
-  return view
+  return view, t
 end
 
-local answers = {}
-for i, item in ipairs(items) do
-  local place = tonumber(redis.call("HGET", buyers, item[1]))
+local function names_of(list)
+  local names = {}
+  for i, item in ipairs(list) do names[i] = item[1] end
+  return names
+end
+
+local answers, newcomers = {}, {}
+for i, known in ipairs(call_in_parts("HMGET", buyers, names_of(items))) do
+  local buyer = items[i][1]
+  local place = tonumber(known)
   local t = place and unpack_ticket(redis.call("HGET", tickets, place))
-  if t and is_living(t) and not (t.state == WAITING and line.is_closed) then
+  if newcomers[buyer] then
+    answers[i] = {unpack(newcomers[buyer])}
+    answers[i][#answers[i]] = 0
+  elseif t and is_living(t) and not (t.state == WAITING and line.is_closed) then
     answers[i] = again(place, t)
   elseif refusal then
     answers[i] = {refusal}
   else
-    answers[i] = afresh(item[1], item[2])
+    local is_given
+    answers[i], is_given = afresh(buyer, items[i][2])
+    newcomers[buyer] = is_given and answers[i]
   end
+end
+
+if #placed > 0 then
+  -- The numbers are spent before anything hangs on them: whatever follows, nobody else gets them.
+  redis.call("HSET", meta, "tail", line.tail)
+  call_in_parts("HSET", tickets, packed)
+  call_in_parts("HSET", buyers, named)
+  call_in_parts("ZADD", waiting, placed)
+  call_in_parts("BITFIELD", signs, signed)
 end
 return answers

@@ -16,6 +16,24 @@ local function are_types(kinds)
   return true
 end
 
+local function append(list, ...)
+  for i = 1, select("#", ...) do list[#list + 1] = (select(i, ...)) end
+end
+
+-- One command with a long list of arguments, in parts that fit Lua's stack; a multiple of all our groups of arguments.
+local PART = 4000
+
+local function call_in_parts(command, key, arguments)
+  local answers = {}
+  for first = 1, #arguments, PART do
+    local answer = redis.call(command, key, unpack(arguments, first, math.min(first + PART - 1, #arguments)))
+    if type(answer) == "table" then
+      for _, value in ipairs(answer) do answers[#answers + 1] = value end
+    end
+  end
+  return answers
+end
+
 -- The same answer for each item of a batch.
 local function answer_all(items, reply)
   local answers = {}
