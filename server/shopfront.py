@@ -18,12 +18,13 @@ from urllib.parse import quote, urlsplit
 import msgspec
 from aiohttp import web
 
-from onsale.auth.errors import Flaw, InvalidRequest, NotFound, Unauthenticated
+from onsale.auth.errors import EmailUnverified, Flaw, Forbidden, InvalidRequest, NotFound, Unauthenticated
 from onsale.auth.handlers import open_session
 from onsale.auth.identity import Identity
-from onsale.auth.middleware import COOKIES, SESSIONS, TICKETS, identity, identity_or_none, require, require_same_origin
+from onsale.auth.middleware import COOKIES, SESSIONS, TICKETS, identity_renewed, require_same_origin
 from onsale.auth.requests import language
 from onsale.auth.roles import Role
+from onsale.auth.sessions import Grant
 from onsale.catalog.handlers import BOOK
 from onsale.catalog.sales import Sale
 from onsale.catalog.schemas import sale_reply
@@ -36,8 +37,10 @@ from onsale.server.problems import INTERNAL, problem_of
 from onsale.server.route import Route
 from onsale.web import LANGUAGES, messages, templates
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Handler = Callable[[web.Request], Awaitable[web.Response]]
 
+# Who is signed in; None: nobody.
+READER: web.RequestKey[Identity | None] = web.RequestKey("reader", object)  # type: ignore[arg-type]
 LANGUAGE_COOKIE = "onsale-language"
 TICKET_COOKIE = "onsale-ticket"
 YEAR_S = 365 * 24 * 3600
@@ -61,15 +64,18 @@ def page(handler: Handler) -> Handler:
     """A page: whoever must sign in first is sent there; anything else refused is told on a page, with its status."""
 
     @wraps(handler)
-    async def shown(request: web.Request) -> web.StreamResponse:
+    async def shown(request: web.Request) -> web.Response:
+        grant = None
         try:
-            return await handler(request)
+            grant = await _meet(request)
+            answer = await handler(request)
         except Unauthenticated:
-            return _onward(f"/signin?next={quote(request.path)}")
+            answer = _onward(f"/signin?next={quote(request.path)}")
         except Exception as error:
             if problem_of(error) is INTERNAL:
                 raise
-            return await _refused(request, error)
+            answer = await _refused(request, error)
+        return _keep_signed_in(request, answer, grant)
 
     return shown
 
@@ -79,21 +85,49 @@ def form(back: str) -> Callable[[Handler], Handler]:
 
     def wrap(handler: Handler) -> Handler:
         @wraps(handler)
-        async def answered(request: web.Request) -> web.StreamResponse:
+        async def answered(request: web.Request) -> web.Response:
+            path = back.format(**{name: quote(value, safe="") for name, value in request.match_info.items()})
+            grant = None
             try:
                 require_same_origin(request)
-                return await handler(request)
+                grant = await _meet(request)
+                answer = await handler(request)
             except Unauthenticated:
-                return _onward(f"/signin?next={quote(back.format(**request.match_info))}")
+                answer = _onward(f"/signin?next={quote(path)}")
             except Exception as error:
                 problem = problem_of(error)
                 if problem is INTERNAL:
                     raise
-                return _onward(f"{back.format(**request.match_info)}?problem={problem.code}")
+                answer = _onward(f"{path}?problem={problem.code}")
+            return _keep_signed_in(request, answer, grant)
 
         return answered
 
     return wrap
+
+
+async def _meet(request: web.Request) -> Grant | None:
+    """Find out who asks. Waits last longer than an access cookie: where it has run out, the session is renewed."""
+    request[READER], grant = await identity_renewed(request)
+    return grant
+
+
+def _keep_signed_in(request: web.Request, answer: web.Response, grant: Grant | None) -> web.Response:
+    """Hand a renewed session to the browser, unless this very request began another or ended it."""
+    cookies = request.app[COOKIES]
+    if grant is not None and cookies.access not in answer.cookies:
+        cookies.write(answer, grant)
+    return answer
+
+
+def _reader(request: web.Request) -> Identity:
+    """Whoever is signed in. Raises Unauthenticated, EmailUnverified."""
+    found = request[READER]
+    if found is None:
+        raise Unauthenticated
+    if not found.is_verified:
+        raise EmailUnverified
+    return found
 
 
 @page
@@ -111,7 +145,7 @@ async def sign_in_form(request: web.Request) -> web.Response:
 
 
 @form("/signin")
-async def sign_in(request: web.Request) -> web.StreamResponse:
+async def sign_in(request: web.Request) -> web.Response:
     """A session in cookies."""
     fields = await _fields(request)
     grant = await open_session(request, fields.get("email", ""), fields.get("password", ""), "browser")
@@ -121,11 +155,11 @@ async def sign_in(request: web.Request) -> web.StreamResponse:
 
 
 @form("/")
-async def sign_out(request: web.Request) -> web.StreamResponse:
+async def sign_out(request: web.Request) -> web.Response:
     """End this browser's session."""
-    answer = _onward("/")
-    found = await identity(request, unverified=True)
-    await request.app[SESSIONS].sign_out(found.account, found.session)
+    answer, found = _onward("/"), request[READER]
+    if found is not None:
+        await request.app[SESSIONS].sign_out(found.account, found.session)
     request.app[COOKIES].clear(answer)
     return answer
 
@@ -153,9 +187,9 @@ async def sale_page(request: web.Request) -> web.Response:
 
 
 @form("/sales/{sale}")
-async def join(request: web.Request) -> web.StreamResponse:
+async def join(request: web.Request) -> web.Response:
     """A place in the line. The ticket's id stays in a cookie of this page, so that reloading finds it again."""
-    found = await identity(request)
+    found = _reader(request)
     sale = request.app[BOOK].get(request.match_info["sale"])
     joined = await request.app[TELLER].join(request.app[FEED].line_of(sale.no), found.account)
     path = f"/sales/{sale.id}"
@@ -165,9 +199,9 @@ async def join(request: web.Request) -> web.StreamResponse:
 
 
 @form("/sales/{sale}")
-async def leave(request: web.Request) -> web.StreamResponse:
+async def leave(request: web.Request) -> web.Response:
     """Give the place up."""
-    found = await identity(request)
+    found = _reader(request)
     ticket = (await _fields(request)).get("ticket", "")
     tickets = request.app[TICKETS]
     facts = tickets.facts(ticket)
@@ -178,9 +212,9 @@ async def leave(request: web.Request) -> web.StreamResponse:
 
 
 @form("/sales/{sale}")
-async def reserve(request: web.Request) -> web.StreamResponse:
+async def reserve(request: web.Request) -> web.Response:
     """Hold units of one product. The form's own key makes a doubled click one order."""
-    found = await identity(request)
+    found = _reader(request)
     fields = await _fields(request)
     item = _converted({"product": fields.get("product"), "quantity": fields.get("quantity")}, ItemRequest)
     held = await request.app[FLOW].reserve(
@@ -196,7 +230,7 @@ async def reserve(request: web.Request) -> web.StreamResponse:
 @page
 async def orders(request: web.Request) -> web.Response:
     """One's own orders, the newest first."""
-    found = await identity(request)
+    found = _reader(request)
     listed = await request.app[READS].page(
         found.account, Page(limit=ORDERS_A_PAGE, after=request.query.get("cursor") or None)
     )
@@ -208,15 +242,15 @@ async def orders(request: web.Request) -> web.Response:
 @page
 async def order_page(request: web.Request) -> web.Response:
     """One order: what it holds, how to pay for it, and what became of every try."""
-    found = await identity(request)
+    found = _reader(request)
     order = await request.app[READS].order(found.account, request.match_info["order"])
     return await _page(request, "order.html", order=_plain(order), key=secrets.token_hex(16), tokens=SANDBOX_TOKENS)
 
 
 @form("/orders/{order}")
-async def pay(request: web.Request) -> web.StreamResponse:
+async def pay(request: web.Request) -> web.Response:
     """Pay and confirm; the page then says how far it has come."""
-    found = await identity(request)
+    found = _reader(request)
     fields = await _fields(request)
     payment = _converted({"provider": "sandbox", "method": "card", "token": fields.get("token")}, PaymentRequest)
     order = request.match_info["order"]
@@ -225,9 +259,9 @@ async def pay(request: web.Request) -> web.StreamResponse:
 
 
 @form("/orders/{order}")
-async def give_up(request: web.Request) -> web.StreamResponse:
+async def give_up(request: web.Request) -> web.Response:
     """Give a reservation up."""
-    found = await identity(request)
+    found = _reader(request)
     await request.app[READS].release(found.account, request.match_info["order"])
     return _onward(f"/orders/{request.match_info['order']}")
 
@@ -235,7 +269,8 @@ async def give_up(request: web.Request) -> web.StreamResponse:
 @page
 async def console(request: web.Request) -> web.Response:
     """The operators' console: every sale, or one of them live."""
-    await require(request, *OPERATORS)
+    if _reader(request).role not in OPERATORS:
+        raise Forbidden
     now_ms = _now_ms()
     chosen = request.query.get("sale")
     book = request.app[BOOK]
@@ -259,7 +294,7 @@ async def _page(request: web.Request, template: str, *, status: int = 200, **val
         .render(
             lang=lang,
             t=_translator(texts),
-            who=await _who(request),
+            who=_who(request),
             here=request.path,
             problem=told,
             money=_money,
@@ -304,14 +339,14 @@ def _own_path(path: str) -> str:
     return path if is_ours and path.isprintable() else "/"
 
 
-async def _who(request: web.Request) -> dict[str, bool] | None:
-    found: Identity | None = await identity_or_none(request) if request.method == "GET" else None
+def _who(request: web.Request) -> dict[str, bool] | None:
+    found = request.get(READER)
     return None if found is None else {"is_operator": found.role in OPERATORS}
 
 
 async def _ticket(request: web.Request) -> dict[str, Any] | None:
     """How the ticket of this page's cookie stands, or None where the reader has none here. An admitted one is taken."""
-    found = await identity_or_none(request)
+    found = request[READER]
     ticket = request.cookies.get(TICKET_COOKIE, "")
     tickets = request.app[TICKETS]
     if found is None or not tickets.belongs(ticket, found.account):

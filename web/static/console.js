@@ -1,4 +1,6 @@
 // The operators' console: figures by event stream, a second fresh and with their age; knobs by HTTP with If-Match.
+import { renewed } from "./session.js";
+
 const root = document.getElementById("console");
 const words = JSON.parse(document.getElementById("words").textContent);
 const lang = document.documentElement.lang;
@@ -18,12 +20,13 @@ function said(text, isBad = false) {
   show("said", text);
 }
 
-async function call(method, path, body, headers = {}) {
+async function call(method, path, body, headers = {}, isRepeated = false) {
   const answer = await fetch(path, {
     method,
     headers: { ...(body === undefined ? {} : { "Content-Type": "application/json" }), "Accept-Language": lang, ...headers },
     body: body === undefined ? undefined : JSON.stringify(body),
   });
+  if (answer.status === 401 && !isRepeated && (await renewed())) return call(method, path, body, headers, true);
   const text = await answer.text();
   const decoded = text ? JSON.parse(text) : null;
   if (!answer.ok) {
@@ -136,8 +139,16 @@ $("unsay").onclick = () => act("DELETE", `${sale}/message`);
 
 setInterval(() => show("age", lastAt ? `${((Date.now() - lastAt) / 1000).toFixed(1)} s` : "–"), 200);
 
-const stream = new EventSource(`${sale}/live/events`);
-stream.addEventListener("live", (event) => render(JSON.parse(event.data)));
+// A stream that was refused is not opened again by the browser: its session is renewed, and another one opened.
+function watch() {
+  const stream = new EventSource(`${sale}/live/events`);
+  stream.addEventListener("live", (event) => render(JSON.parse(event.data)));
+  stream.onerror = () => {
+    if (stream.readyState === EventSource.CLOSED) setTimeout(() => renewed().catch(() => false).then(watch), 2000);
+  };
+}
+
+watch();
 readSettings();
 readAudit();
 setInterval(() => readAudit(), 5000);
