@@ -21,7 +21,7 @@ from onsale.auth.middleware import (
     identity,
     require_same_origin,
 )
-from onsale.auth.requests import body, body_or, client_address, query, reply, rfc3339
+from onsale.auth.requests import PAGE_LIMIT_DEFAULT, body, body_or, client_address, page_limit, query, reply, rfc3339
 from onsale.auth.schemas import (
     KeySet,
     Me,
@@ -80,8 +80,8 @@ async def refresh(request: web.Request) -> web.Response:
 async def list_sessions(request: web.Request) -> web.Response:
     """Where this account is signed in, newest first."""
     found = await identity(request, unverified=True)
-    asked = query(request, limit=_page_limit, cursor=_cursor)
-    limit: int = asked.get("limit", 20)
+    asked = query(request, limit=page_limit, cursor=_cursor)
+    limit: int = asked.get("limit", PAGE_LIMIT_DEFAULT)
     views = await request.app[SESSIONS].page(found.account, before=asked.get("cursor"), limit=limit + 1)
     page = [_session_reply(view, found.session) for view in views[:limit]]
     return reply(200, SessionList(page, page[-1].session if len(views) > limit else None), NO_STORE)
@@ -176,13 +176,6 @@ def _session_reply(view: SessionView, current: str) -> SessionReply:
 
 def _is_from_browser(request: web.Request) -> bool:
     return "Origin" in request.headers or "Sec-Fetch-Site" in request.headers
-
-
-def _page_limit(text: str) -> int:
-    limit = int(text) if text.isascii() and text.isdigit() and len(text) <= 3 else 0
-    if not 1 <= limit <= 100:
-        raise ValueError("1 to 100")
-    return limit
 
 
 def _cursor(text: str) -> str:

@@ -32,6 +32,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 BODY_BYTES_MAX = 64 * 1024
+PAGE_LIMIT_DEFAULT, PAGE_LIMIT_MAX = 20, 100
 _TEXT_MAX = 200
 _KEY_LENGTH_MAX = 128
 # A browser sends about 40 characters; longer ones are cut so that the cache below stays small.
@@ -49,8 +50,7 @@ _NAMED_FIELD = re.compile(r"^Object (?P<what>contains unknown|missing required) 
 
 async def body(request: web.Request, decoder: msgspec.json.Decoder[T]) -> T:
     """The body as the decoder's type. Raises UnsupportedMediaType, PayloadTooLarge, MalformedJSON, InvalidRequest."""
-    if request.content_type not in _media(request) or (request.charset or "utf-8").lower() not in ("utf-8", "utf8"):
-        raise UnsupportedMediaType
+    _require_media(request)
     return parse(await _read(request), decoder)
 
 
@@ -58,7 +58,12 @@ async def body_or(request: web.Request, decoder: msgspec.json.Decoder[T], defaul
     """The same where the body is optional: `default` when none was sent, whatever Content-Type says."""
     if not request.body_exists or request.content_length == 0:
         return default
-    return await body(request, decoder)
+    raw = await _read(request)
+    if not raw:
+        # Chunked, and no chunk came.
+        return default
+    _require_media(request)
+    return parse(raw, decoder)
 
 
 def parse(raw: bytes, decoder: msgspec.json.Decoder[T]) -> T:
@@ -77,7 +82,7 @@ def parse(raw: bytes, decoder: msgspec.json.Decoder[T]) -> T:
 
 
 def query(request: web.Request, **allowed: Callable[[str], Any]) -> dict[str, Any]:
-    """The query's values by name, each through its parser (ValueError = bad), absent ones left out.
+    """The query's values by name, each through its parser (ValueError, OverflowError = bad), absent ones left out.
 
     InvalidRequest names every unknown, doubled and bad one at once.
     """
@@ -92,11 +97,32 @@ def query(request: web.Request, **allowed: Callable[[str], Any]) -> dict[str, An
             found[name] = None
             try:
                 found[name] = _parse_query_value(text, allowed[name])
-            except ValueError:
+            except (ValueError, OverflowError):
                 flaws.append(_query_flaw(name, "bad_value", "Not a value that this parameter takes."))
     if flaws:
         raise InvalidRequest(*flaws)
     return found
+
+
+def require_no_query(request: web.Request) -> None:
+    """Refuse whatever the query says. Reading it costs as much as a cached token; hardly any request has one."""
+    if "?" in request.raw_path:
+        query(request)
+
+
+def whole(text: str, least: int, most: int) -> int:
+    """A whole number in plain digits, within its bounds. ValueError for anything else."""
+    if not text.isascii() or not text.isdigit() or len(text) > len(str(most)):
+        raise ValueError("plain digits")
+    number = int(text)
+    if not least <= number <= most:
+        raise ValueError(f"{least} to {most}")
+    return number
+
+
+def page_limit(text: str) -> int:
+    """The `limit` of a list. ValueError for anything but 1 to 100."""
+    return whole(text, 1, PAGE_LIMIT_MAX)
 
 
 def idempotency_key(request: web.Request) -> str:
@@ -172,6 +198,14 @@ def rfc3339(ms: int) -> str:
 def body_digest(value: object) -> str:
     """32 hex digits of a parsed body: equal for bodies that mean the same, whatever their spacing and order."""
     return blake2b(msgspec.msgpack.encode(value, order="deterministic"), digest_size=16).hexdigest()
+
+
+def _require_media(request: web.Request) -> None:
+    """JSON as it is: a compressed body could be a thousand times what its length says, and nobody needs to send one."""
+    is_json = request.content_type in _media(request)
+    is_utf8 = (request.charset or "utf-8").lower() in ("utf-8", "utf8")
+    if not is_json or not is_utf8 or request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise UnsupportedMediaType
 
 
 def _media(request: web.Request) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ import msgspec
 from aiohttp import web
 
 from onsale.auth.middleware import require
-from onsale.auth.requests import body, query, reply
+from onsale.auth.requests import PAGE_LIMIT_DEFAULT, body, page_limit, query, reply, require_no_query, whole
 from onsale.auth.roles import Role
 from onsale.catalog.salefile import SaleFile, new_sale
 from onsale.catalog.sales import Sale, SaleBook
@@ -17,15 +17,17 @@ from onsale.catalog.states import SaleState
 
 BOOK = web.AppKey("book", SaleBook)
 
+# Three bytes of an order's and a ticket's id.
+SALE_NO_MAX = 2**24 - 1
 NEW_SALE = msgspec.json.Decoder(SaleFile)
 
 
 async def list_sales(request: web.Request) -> web.Response:
     """Sales, newest first, by keyset of their number."""
-    asked = query(request, state=SaleState, limit=page_limit, cursor=int)
+    asked = query(request, state=SaleState, limit=page_limit, cursor=_cursor)
     now_ms = _now_ms()
     before = asked.get("cursor")
-    limit: int = asked.get("limit", 20)
+    limit: int = asked.get("limit", PAGE_LIMIT_DEFAULT)
     state = asked.get("state")
     found = [sale for sale in reversed(request.app[BOOK].all()) if _is_asked(sale, before, state, now_ms)]
     page = found[:limit]
@@ -36,6 +38,7 @@ async def list_sales(request: web.Request) -> web.Response:
 async def create_sale(request: web.Request) -> web.Response:
     """A manager's sale: approved, and open as soon as its clock says so."""
     identity = await require(request, Role.MANAGER, Role.MASTER)
+    require_no_query(request)
     new = new_sale(await body(request, NEW_SALE))
     sale = await request.app[BOOK].create(new, identity.account)
     return reply(201, sale_reply(sale, _now_ms()), {"Location": f"/v1/sales/{sale.id}"})
@@ -47,12 +50,8 @@ async def show_sale(request: web.Request) -> web.Response:
     return reply(200, sale_reply(request.app[BOOK].get(request.match_info["sale"]), _now_ms()))
 
 
-def page_limit(text: str) -> int:
-    """1 to 100."""
-    limit = int(text)
-    if not 1 <= limit <= 100:
-        raise ValueError
-    return limit
+def _cursor(text: str) -> int:
+    return whole(text, 1, SALE_NO_MAX)
 
 
 def _is_asked(sale: Sale, before: int | None, state: SaleState | None, now_ms: int) -> bool:

@@ -77,7 +77,8 @@ class SaleFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 def rate_centi(rate_per_second: float) -> int | None:
     """Hundredths per second, or None where the rate is not a multiple of 0.01."""
     centi = round(rate_per_second * 100)
-    return centi if abs(centi / 100 - rate_per_second) < 1e-9 else None
+    # Both are the floats nearest to their decimals, so of a rate in whole hundredths they are the same one.
+    return centi if centi / 100 == rate_per_second else None
 
 
 def new_sale(file: SaleFile) -> NewSale:

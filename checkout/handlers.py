@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from aiohttp import web
@@ -11,7 +11,15 @@ from aiohttp import web
 from onsale.auth.errors import Unauthenticated
 from onsale.auth.identifiers import sale_no_of
 from onsale.auth.middleware import Identity, identity, require
-from onsale.auth.requests import body, idempotency_key, query, reply
+from onsale.auth.requests import (
+    PAGE_LIMIT_DEFAULT,
+    body,
+    idempotency_key,
+    page_limit,
+    query,
+    reply,
+    require_no_query,
+)
 from onsale.auth.roles import Role
 from onsale.catalog.handlers import BOOK
 from onsale.catalog.sales import Sale
@@ -27,7 +35,6 @@ FLOW = web.AppKey("checkout_flow", CheckoutFlow)
 READS = web.AppKey("checkout_reads", Reads)
 STOCK = web.AppKey("stock_board", StockBoard)
 
-LIMIT_DEFAULT, LIMIT_MAX = 20, 100
 # A confirmation that is still running: the completer looks again within seconds.
 CONFIRMING_RETRY_S = 2
 REPLAYED = {"Idempotency-Replayed": "true"}
@@ -35,6 +42,7 @@ REPLAYED = {"Idempotency-Replayed": "true"}
 
 async def reserve(request: web.Request) -> web.Response:
     """POST /v1/sales/{sale}/orders"""
+    require_no_query(request)
     sale = request.app[BOOK].get(request.match_info["sale"])
     buyer = await _buyer(request, sale)
     key = idempotency_key(request)
@@ -47,6 +55,7 @@ async def reserve(request: web.Request) -> web.Response:
 
 async def confirm(request: web.Request) -> web.Response:
     """POST /v1/orders/{order}/confirmation"""
+    require_no_query(request)
     order = request.match_info["order"]
     buyer = await _buyer(request, sale_of(request.app[BOOK], order))
     key = idempotency_key(request)
@@ -61,6 +70,7 @@ async def confirm(request: web.Request) -> web.Response:
 
 async def show(request: web.Request) -> web.Response:
     """GET /v1/orders/{order}"""
+    require_no_query(request)
     order = request.match_info["order"]
     buyer = await _buyer(request, sale_of(request.app[BOOK], order))
     return reply(200, await request.app[READS].order(buyer, order), {"Cache-Control": "no-store"})
@@ -68,6 +78,7 @@ async def show(request: web.Request) -> web.Response:
 
 async def payments(request: web.Request) -> web.Response:
     """GET /v1/orders/{order}/payments"""
+    require_no_query(request)
     order = request.match_info["order"]
     buyer = await _buyer(request, sale_of(request.app[BOOK], order))
     return reply(200, PaymentList(await request.app[READS].payments(buyer, order)), {"Cache-Control": "no-store"})
@@ -75,6 +86,7 @@ async def payments(request: web.Request) -> web.Response:
 
 async def release(request: web.Request) -> web.Response:
     """DELETE /v1/orders/{order}"""
+    require_no_query(request)
     order = request.match_info["order"]
     buyer = await _buyer(request, sale_of(request.app[BOOK], order))
     await request.app[READS].release(buyer, order)
@@ -98,6 +110,7 @@ async def of_sale(request: web.Request) -> web.Response:
 
 async def stock(request: web.Request) -> web.Response:
     """GET /v1/products/{product}/stock"""
+    require_no_query(request)
     free = await request.app[STOCK].free(request.match_info["product"])
     return reply(200, StockReply(free), {"Cache-Control": "public, max-age=1"})
 
@@ -110,13 +123,6 @@ async def _buyer(request: web.Request, sale: Sale) -> str:
     return asker.account
 
 
-def _limit(text: str) -> int:
-    limit = int(text)
-    if not text.isascii() or not text.isdigit() or not 1 <= limit <= LIMIT_MAX:
-        raise ValueError(text)
-    return limit
-
-
 def _cursor(text: str) -> str:
     sale_no_of(text)
     return text
@@ -126,11 +132,12 @@ def _moment_ms(text: str) -> int:
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
         raise ValueError("no zone")
-    return int(moment.timestamp() * 1000)
+    # In UTC the first and last years' days may not exist.
+    return int(moment.astimezone(UTC).timestamp() * 1000)
 
 
 _FILTERS: Mapping[str, Any] = {
-    "limit": _limit,
+    "limit": page_limit,
     "cursor": _cursor,
     "state": OrderState,
     "from": _moment_ms,
@@ -140,7 +147,7 @@ _FILTERS: Mapping[str, Any] = {
 
 def _page(asked: dict[str, Any]) -> Page:
     return Page(
-        limit=asked.get("limit", LIMIT_DEFAULT),
+        limit=asked.get("limit", PAGE_LIMIT_DEFAULT),
         after=asked.get("cursor"),
         state=asked.get("state"),
         sale=asked.get("sale"),

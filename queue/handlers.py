@@ -34,7 +34,20 @@ from onsale.auth.middleware import (
     require,
 )
 from onsale.auth.passes import Pass
-from onsale.auth.requests import Network, body, body_or, client_address, is_in, query, reply, rfc3339
+from onsale.auth.requests import (
+    PAGE_LIMIT_DEFAULT,
+    Network,
+    body,
+    body_or,
+    client_address,
+    is_in,
+    page_limit,
+    query,
+    reply,
+    require_no_query,
+    rfc3339,
+    whole,
+)
 from onsale.auth.roles import Role
 from onsale.auth.streamkeys import StreamEnded
 from onsale.auth.tickets import TicketFacts, is_ticket_token
@@ -75,7 +88,6 @@ BEARER = "Bearer "
 PASS_COOKIE = "onsale-pass"  # noqa: S105 (a name)
 
 OPERATORS = (Role.MANAGER, Role.MASTER)
-LIMIT, LIMIT_MAX = 20, 100
 # Five bytes of a ticket's id.
 PLACE_MAX = 2**40
 
@@ -92,7 +104,7 @@ NOTHING = JoinRequest()
 
 async def join(request: web.Request) -> web.Response:
     """Give the buyer a place, or the living ticket they hold."""
-    _require_no_query(request)
+    require_no_query(request)
     line = request.app[FEED].line(request.match_info["sale"])
     buyer = await _buyer(request, line.sale)
     await body_or(request, JOIN, NOTHING)
@@ -103,7 +115,7 @@ async def join(request: web.Request) -> web.Response:
 
 async def show(request: web.Request) -> web.Response:
     """The personal poll; a sign of life."""
-    _require_no_query(request)
+    require_no_query(request)
     held = await _held(request)
     teller = request.app[TELLER]
     told = teller.poll(held.facts) or await teller.tell(held.facts, held.buyer)
@@ -112,7 +124,7 @@ async def show(request: web.Request) -> web.Response:
 
 async def leave(request: web.Request) -> web.Response:
     """Give the place up. Answers the same when repeated."""
-    _require_no_query(request)
+    require_no_query(request)
     held = await _held(request)
     await request.app[TELLER].leave(held.facts, held.buyer)
     return web.Response(status=204)
@@ -248,9 +260,9 @@ async def stream_live(request: web.Request) -> web.StreamResponse:
 async def list_audit(request: web.Request) -> web.Response:
     """What operators did, newest first."""
     await require(request, *OPERATORS)
-    asked = query(request, limit=_limit, cursor=_cursor)
+    asked = query(request, limit=page_limit, cursor=_cursor)
     line = request.app[FEED].line(request.match_info["sale"])
-    limit: int = asked.get("limit", LIMIT)
+    limit: int = asked.get("limit", PAGE_LIMIT_DEFAULT)
     rows = await request.app[CONTROL].audit(line.sale.id, limit=limit + 1, before_seq=asked.get("cursor"))
     entries = [
         AuditEntry(
@@ -272,9 +284,9 @@ async def list_audit(request: web.Request) -> web.Response:
 async def list_tickets(request: web.Request) -> web.Response:
     """Everyone who was given a place, newest first; a page may be short where numbers were left out."""
     await require(request, *OPERATORS)
-    asked = query(request, limit=_limit, cursor=_cursor)
+    asked = query(request, limit=page_limit, cursor=_cursor)
     line = request.app[FEED].line(request.match_info["sale"])
-    limit: int = asked.get("limit", LIMIT)
+    limit: int = asked.get("limit", PAGE_LIMIT_DEFAULT)
     frame = line.shown(request.app[FEED].now_ms())
     # One more than was ever shown: whoever joined since the document is on a later first page.
     last = min(asked.get("cursor", PLACE_MAX), frame.document.tail + 1) - 1
@@ -410,7 +422,8 @@ def _rate_centi(rate: float | UnsetType) -> int | UnsetType:
     if rate is UNSET:
         return UNSET
     centi = round(rate * 100)
-    if abs(rate * 100 - centi) > 1e-6:
+    # Both are the floats nearest to their decimals, so of a rate in whole hundredths they are the same one.
+    if centi / 100 != rate:
         raise InvalidRequest(Flaw("#/rate_per_second", "bad_value", "Rates go in steps of 0.01 a second."))
     return centi
 
@@ -452,19 +465,8 @@ def _summary(request: web.Request, sale: Sale, view: TicketView) -> TicketSummar
     )
 
 
-def _limit(text: str) -> int:
-    """1 to 100."""
-    limit = int(text)
-    if not 1 <= limit <= LIMIT_MAX:
-        raise ValueError
-    return limit
-
-
 def _cursor(text: str) -> int:
-    cursor = int(text)
-    if not 1 <= cursor <= PLACE_MAX:
-        raise ValueError
-    return cursor
+    return whole(text, 1, PLACE_MAX)
 
 
 def _end_of(request: web.Request, key: str | None) -> Callable[[], Awaitable[None]]:
@@ -474,12 +476,6 @@ def _end_of(request: web.Request, key: str | None) -> Callable[[], Awaitable[Non
             await request.app[STREAM_KEYS].ended(key)
 
     return end
-
-
-def _require_no_query(request: web.Request) -> None:
-    # Reading the query costs as much as a cached token; hardly any request has one.
-    if "?" in request.raw_path:
-        query(request)
 
 
 def _is_seen(request: web.Request, etag: str) -> bool:

@@ -37,6 +37,8 @@ SLOT_MS = 50
 SLOTS = 101
 # A holder's stream carries the document no oftener, so that a slot is never just too early.
 LINE_EVERY_MS = 5_000
+# A public stream carries no more than one a second: one that was made sooner, on a change, waits its time.
+PASS_ON_EVERY_MS = 1_000
 # A slice of 100 writes takes one or two milliseconds: nothing else in the process waits longer than that.
 SLICE = 100
 # Streams whose tickets are asked of Redis in one go.
@@ -108,11 +110,14 @@ class TicketStream:
 class LineStream:
     """One stream of a line's documents."""
 
-    __slots__ = ("sale_no", "wire")
+    __slots__ = ("opened_ms", "order", "sale_no", "wire")
 
-    def __init__(self, wire: Wire, sale_no: int) -> None:
+    def __init__(self, wire: Wire, sale_no: int, frame: Frame) -> None:
         self.wire = wire
         self.sale_no = sale_no
+        # When it was opened, and with which document.
+        self.opened_ms = wire.wrote_ms
+        self.order = frame.order
 
 
 class LiveStream:
@@ -156,7 +161,8 @@ class Streams:
         self._by_ticket: dict[tuple[int, int], list[TicketStream]] = {}
         self._on_line: defaultdict[int, dict[LineStream, None]] = defaultdict(dict)
         self._live: defaultdict[int, dict[LiveStream, None]] = defaultdict(dict)
-        self._line_orders: dict[int, tuple[int, int]] = {}
+        # Of each line with public streams: which document was passed on last, and when.
+        self._passed_on: dict[int, tuple[tuple[int, int], int]] = {}
         # Streams of every kind, and how many of them each person or address has.
         self.open_count = 0
         self._owners: Counter[str] = Counter()
@@ -320,9 +326,9 @@ class Streams:
         response, wire = await self._open(request, self._retry() + news)
         if wire is None:
             return response
-        stream = LineStream(wire, line.sale.no)
+        stream = LineStream(wire, line.sale.no, frame)
         self._on_line[line.sale.no][stream] = None
-        self._line_orders.setdefault(line.sale.no, frame.order)
+        self._passed_on.setdefault(line.sale.no, (frame.order, stream.opened_ms))
         try:
             await self._until_ended(stream)
         finally:
@@ -450,18 +456,21 @@ class Streams:
         streams = self._on_line[sale_no]
         if not streams:
             del self._on_line[sale_no]
-            self._line_orders.pop(sale_no, None)
+            self._passed_on.pop(sale_no, None)
             return 0
         frame = self._feed.line_of(sale_no).shown(self._feed.now_ms())
-        if frame.order == self._line_orders.get(sale_no):
+        order, passed_ms = self._passed_on[sale_no]
+        if frame.order == order or now_ms - passed_ms < PASS_ON_EVERY_MS:
             return 0
-        self._line_orders[sale_no] = frame.order
+        self._passed_on[sale_no] = (frame.order, now_ms)
         plain = event("line", frame.doc, _id(frame))
         chunked = chunk(plain)
         is_last = frame.document.state is LineState.ENDED
 
         def pass_on(stream: LineStream, now_ms: int) -> bool:
-            is_written = stream.wire.write(plain, chunked, now_ms)
+            # Just opened, and with this one or the one before: it waits for the next, unless there is none.
+            is_early = stream.order == frame.order or (now_ms - stream.opened_ms < PASS_ON_EVERY_MS and not is_last)
+            is_written = not is_early and stream.wire.write(plain, chunked, now_ms)
             if is_last:
                 stream.wire.finish()
             return is_written

@@ -131,7 +131,10 @@ class Runner(web.AppRunner):
         refuse: Answer,
         drain_s: float = 20.0,
     ) -> None:
-        super().__init__(app, access_log=None, keepalive_timeout=KEEPALIVE_IDLE_S, shutdown_timeout=drain_s)
+        # No body is unpacked: what is compressed is refused, before a few bytes have become many.
+        super().__init__(
+            app, access_log=None, keepalive_timeout=KEEPALIVE_IDLE_S, shutdown_timeout=drain_s, auto_decompress=False
+        )
         self._front = front
         self._refuse = refuse
 

@@ -84,8 +84,16 @@ class Edge:
         else:
             hot = None
         if hot is None or not _is_plain(request, parts):
-            return await self._otherwise(request)
+            return await self._ordinary(request)
         return await self._serve(request, hot, parts[THING])
+
+    async def _ordinary(self, request: web.Request) -> web.StreamResponse:
+        try:
+            return await self._otherwise(request)
+        except web.HTTPException as error:
+            # Raised on the way to the middleware: an Expect that nobody knows.
+            request[REQUEST_ID] = request_id(request, self._trusted)
+            return refuse(request, error)
 
     async def _serve(self, request: web.Request, hot: Hot, thing: str) -> web.StreamResponse | Written:
         started_s = time.perf_counter()

@@ -58,6 +58,8 @@ PROBLEMS: Mapping[type[BaseException], Problem] = {
     # How it is asked.
     auth.MalformedJSON: Problem(400, "malformed_json"),
     auth.IdempotencyKeyRequired: Problem(400, "idempotency_key_required"),
+    # A body whose framing breaks off or makes no sense.
+    web.RequestPayloadError: Problem(400, "bad_request"),
     auth.PayloadTooLarge: Problem(413, "payload_too_large"),
     auth.UnsupportedMediaType: Problem(415, "unsupported_media_type"),
     auth.InvalidRequest: Problem(422, "invalid_request"),

@@ -8,8 +8,6 @@ from typing import Any, Literal
 
 from aiohttp import web
 
-from onsale.auth.middleware import identity
-from onsale.catalog.handlers import BOOK
 from onsale.server.middleware import Handler
 
 Who = Literal["anyone", "buyer", "joiner", "holder", "operator", "pass"]
@@ -63,26 +61,13 @@ class Route:
 def add_routes(app: web.Application, routes: Iterable[Route]) -> None:
     """Give the application every route: HEAD wherever GET is, and OPTIONS where other sites may read."""
     for route in routes:
-        if route.method == "GET" and route.media != "text/event-stream":
+        if route.method == "GET":
+            # Streams know HEAD: who may not open one is told so, who may is given its headers.
             app.router.add_get(route.path, route.handler, allow_head=True)
         else:
             app.router.add_route(route.method, route.path, route.handler)
-        if route.media == "text/event-stream":
-            app.router.add_route("HEAD", route.path, _head_of_stream(route))
         if route.is_public:
             app.router.add_route("OPTIONS", route.path, preflight)
-
-
-def _head_of_stream(route: Route) -> Handler:
-    async def head(request: web.Request) -> web.Response:
-        """The headers of a stream, without opening one."""
-        if route.who == "anyone":
-            request.app[BOOK].get(request.match_info["sale"])
-        else:
-            await identity(request, by_ticket=True)
-        return web.Response(headers={"Content-Type": route.media})
-
-    return head
 
 
 async def preflight(request: web.Request) -> web.Response:

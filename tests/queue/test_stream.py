@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 from onsale.auth.identity import Identity
 from onsale.auth.middleware import STREAM_KEYS
 from onsale.auth.roles import Role
-from onsale.queue.stream import SLOT_MS, SLOTS, StreamLimits
+from onsale.queue.stream import PASS_ON_EVERY_MS, SLOT_MS, SLOTS, StreamLimits
 from onsale.queue.wire import STALLED_MS, UNSENT_BYTES_MAX
 
 Client = TestClient[web.Request, web.Application]
@@ -198,6 +198,7 @@ async def test_the_line_for_everyone(edge: Edge, client: Client) -> None:
         first = await events.until("line")
         await edge.control.set_message(SALE, {"ko": "곧", "en": "Soon"}, actor="test")
         await edge.show()
+        edge.clock.ms += PASS_ON_EVERY_MS
         await edge.streams.tick()
         second = await events.until("line")
         assert {"ko": "곧", "en": "Soon"} == second["message"]
@@ -208,6 +209,26 @@ async def test_the_line_for_everyone(edge: Edge, client: Client) -> None:
         assert line.startswith(b":")
 
 
+async def test_the_line_for_everyone_comes_at_most_once_a_second(edge: Edge, client: Client) -> None:
+    """Documents made sooner, on a change, wait for their second; a stream just opened is not told the same twice."""
+    async with client.get(LINE_EVENTS) as early:
+        events = Events(early)
+        shown = [(await events.until("line"))["seq"]]
+        edge.clock.ms += PASS_ON_EVERY_MS // 2
+        for words in ("One", "Two"):
+            await edge.control.set_message(SALE, {"ko": words, "en": words}, actor="test")
+            await edge.show()
+            await edge.streams.tick()
+        async with client.get(LINE_EVENTS) as late:
+            newest = (await Events(late).until("line"))["seq"]
+            edge.clock.ms += PASS_ON_EVERY_MS // 2
+            assert 1 == (await edge.streams.tick()).written
+        shown.append((await events.until("line"))["seq"])
+
+    assert [newest] == shown[1:]
+    assert newest >= shown[0] + 2
+
+
 async def test_the_last_document_ends_the_public_stream(edge: Edge, client: Client) -> None:
     """When the sale has ended there is nothing more to say."""
     async with client.get(LINE_EVENTS) as response:
@@ -215,6 +236,7 @@ async def test_the_last_document_ends_the_public_stream(edge: Edge, client: Clie
         await events.until("line")
         await edge.control.close(SALE, actor="test")
         await edge.admit()
+        edge.clock.ms += PASS_ON_EVERY_MS
         await edge.streams.tick()
         assert "ended" == (await events.until("line", lambda line: line["state"] == "ended"))["state"]
         assert await events.next() is None
