@@ -20,11 +20,13 @@ UPDATE payments SET drive_until = now() + make_interval(secs => $3::bigint / 100
  WHERE id = $1 AND driver = $2 AND state = 'pending';
 
 -- refunds_take --
--- Refunds not known to be done, the oldest first. Never while the claim is open: then the money may yet buy something.
+-- Refunds not known to be done, the oldest first. Never while their payment holds an open claim: then the money may yet buy
+-- something.
 WITH due AS (
   SELECT r.id
     FROM refunds r JOIN payments p ON p.id = r.payment_id JOIN orders o ON o.id = p.order_id
-   WHERE r.state = 'pending' AND o.claim <> 'open' AND (r.drive_until IS NULL OR r.drive_until < now())
+   WHERE r.state = 'pending' AND NOT (p.state = 'pending' AND o.claim = 'open')
+     AND (r.drive_until IS NULL OR r.drive_until < now())
    ORDER BY r.created_at
    LIMIT $2
      FOR UPDATE OF r SKIP LOCKED)

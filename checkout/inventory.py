@@ -396,11 +396,12 @@ class Inventory:
                 raise OrderStateConflict
             _must(reply)
 
-    async def register(self, keys: ShopKeys, known_run_id: str) -> Standing:
-        """Accept keys that survived a restart of their server, after the caller compared them with the record. Raises
-        ShopRecovering when they are not the ones registered under `known_run_id`."""
+    async def register(self, keys: ShopKeys, known_run_id: str, successor: ShopKeys) -> Standing:
+        """Take keys that survived a restart of their server on into the next epoch, under the names of `successor`: the
+        caller has compared them with the record and fenced their own epoch. Raises ShopRecovering when they are not
+        the ones registered under `known_run_id`."""
         with _store_errors():
-            reply, row = await self._scripts.shop_register(keys, known_run_id)
+            reply, row = await self._scripts.shop_register(keys, known_run_id, successor)
         if reply is Reply.STALE:
             raise ShopRecovering
         _must(reply)

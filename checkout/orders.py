@@ -97,6 +97,15 @@ class OrderRow:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenedRefund:
+    """Money to be given back; `refund` is the provider's key. Not due while its payment holds an open claim: the money
+    may yet buy something, and the claim of a refunded payment would never end."""
+
+    refund: str
+    is_due: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Page:
     """Which orders to list: `after` is the last id of the page before, times are Unix milliseconds."""
 
@@ -132,11 +141,10 @@ class Orders:
         """One page of a sale's orders, newest first, and one more where there are more."""
         return await self._page(SQL.orders_of_sale, sale, page, page.buyer)
 
-    async def open_refund(self, payment: str, amount: int, currency: str, reason: str) -> str:
-        """Write down that a payment is to be given back; the refund's id, which is the provider's key."""
+    async def open_refund(self, payment: str, amount: int, currency: str, reason: str) -> OpenedRefund:
+        """Write down that a payment is to be given back. One that the record does not know cannot be written down."""
         rows = await self._fetch(SQL.refund_open, payment, amount, currency, reason)
-        refund: str = rows[0]["id"]
-        return refund
+        return OpenedRefund(f"{payment}-refund", is_due=not rows or not rows[0]["is_claimed"])
 
     async def close_refund(self, refund: str) -> bool:
         """The money is back; False when that was known."""

@@ -58,10 +58,13 @@ SELECT o.id AS "order", o.sale, o.buyer, coalesce(o.turn, '') AS turn, o.lane, o
  LIMIT $7;
 
 -- refund_open --
--- Before money is given back: one refund a payment, whoever finds out first. Answers the refund's id either way.
-INSERT INTO refunds (id, payment_id, amount, currency, reason) VALUES ($1 || '-refund', $1, $2, $3, $4)
+-- Before money is given back: one refund a payment, whoever finds out first. Answers whether the payment still holds an
+-- open claim; no row back: the record does not know it.
+INSERT INTO refunds (id, payment_id, amount, currency, reason)
+SELECT p.id || '-refund', p.id, $2, $3, $4 FROM payments p WHERE p.id = $1
 ON CONFLICT (payment_id) DO UPDATE SET reason = refunds.reason
-RETURNING id;
+RETURNING (SELECT p.state = 'pending' AND o.claim = 'open'
+             FROM payments p JOIN orders o ON o.id = p.order_id WHERE p.id = $1) AS is_claimed;
 
 -- refund_close --
 -- The provider says that it is done. Together with the payment, whose last state this is.

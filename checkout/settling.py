@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import stamina
+import structlog
 
 from onsale.auth.errors import StoreUnavailable
 from onsale.catalog.sales import SaleBook
@@ -27,6 +28,7 @@ from onsale.checkout.record.watermark import RecordFeed, Verdict, VerdictKind
 from onsale.checkout.states import OrderState
 from onsale.lua.keys import ShopKeys
 
+log = structlog.get_logger()
 Answer = TypeVar("Answer")
 
 # How long a change of a paid claim is tried while Redis is away; then the completer goes on.
@@ -123,11 +125,15 @@ class Settler:
         return Ending(attempt, claim.key, Outcome.REFUSED, reason, is_recorded=True)
 
     async def give_back(self, provider: PaymentProvider, attempt: str, charge: Charge, reason: str) -> bool:
-        """Return a capture that belongs to no sold claim; False = written down, and the completer goes on asking."""
+        """Return a capture that belongs to no sold claim; False = written down, and the completer asks for it."""
         if charge.amount == 0:
             return True
-        refund = await self._orders.open_refund(attempt, charge.amount, charge.currency, reason)
+        opened = await self._orders.open_refund(attempt, charge.amount, charge.currency, reason)
+        if not opened.is_due:
+            return False
+        refund = opened.refund
         if not await provider.refund(attempt=attempt, key=refund, amount=charge.amount, currency=charge.currency):
+            log.warning("refund.unanswered", attempt=attempt, refund=refund)
             return False
         await self._orders.close_refund(refund)
         return True
@@ -151,7 +157,7 @@ class Settler:
         try:
             keys, changed = await self._confirm_as(claim, claim.doc)
         except OrderStateConflict:
-            # It has just ended otherwise, and the record will hear of that.
+            # It has just ended otherwise; the money goes back once the record has heard of that.
             return await self._unclaimed(claim, charge)
         return await self._sold(claim, charge, keys, changed, patience_ms)
 

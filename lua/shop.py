@@ -78,7 +78,7 @@ class RemakeItem(msgspec.Struct, frozen=True, array_like=True):
 
 
 class PackedAttempt(msgspec.Struct, frozen=True, array_like=True):
-    """A try to pay as it is packed inside an order; positions are named in `includes/order.lua`."""
+    """A try to pay as it is packed inside an order; positions are named in `includes/shop.lua`."""
 
     attempt: str
     key: str
@@ -91,7 +91,7 @@ class PackedAttempt(msgspec.Struct, frozen=True, array_like=True):
 
 
 class PackedOrder(msgspec.Struct, frozen=True, array_like=True):
-    """An order as it is packed in `orders`; positions are named in `includes/order.lua`."""
+    """An order as it is packed in `orders`; positions are named in `includes/shop.lua`."""
 
     state: str
     rev: int
@@ -220,14 +220,31 @@ class ShopScripts:
         blobs = [_blob(value) if isinstance(value, bytes) else value for value in values]
         return _row(await self._call("shop_load", keys, step, _pack(blobs)))
 
-    async def shop_register(self, keys: ShopKeys, known_run_id: str) -> Row:
-        """OK, the server's run id | STALE: the keys are not the ones that were judged."""
-        return _row(await self._call("shop_register", keys, known_run_id))
+    async def shop_register(self, keys: ShopKeys, known_run_id: str, successor: ShopKeys) -> Row:
+        """OK, the server's run id, now_ms | STALE: the keys are not the ones that were judged."""
+        names = [*_names("shop_register", keys), *_names("shop_register", successor)]
+        return _row(await self._scripts["shop_register"](names, [known_run_id]))
 
     async def _call(self, name: str, keys: ShopKeys, *args: str | bytes | int) -> Any:
-        return await self._scripts[name]([getattr(keys, key) for key in KEYS[name]], args)
+        return await self._scripts[name](_names(name, keys), args)
 
 
+# Everything a sale has in the shop's Redis, in one epoch.
+STORED = (
+    "meta",
+    "stock",
+    "holds",
+    "orders",
+    "docs",
+    "buyers",
+    "turns",
+    "keys",
+    "ended",
+    "moves",
+    "money",
+    "holdings",
+    "closings",
+)
 # Which keys each script takes, by their names in `ShopKeys`, in the order of its header.
 KEYS: dict[str, tuple[str, ...]] = {
     "reserve": (
@@ -261,23 +278,13 @@ KEYS: dict[str, tuple[str, ...]] = {
     "forget": ("meta", "orders", "docs", "turns", "keys", "ended", "closings"),
     "shop_terms": ("meta",),
     "shop_standing": ("meta",),
-    "shop_load": (
-        "meta",
-        "stock",
-        "holds",
-        "orders",
-        "docs",
-        "buyers",
-        "turns",
-        "keys",
-        "ended",
-        "moves",
-        "money",
-        "holdings",
-        "closings",
-    ),
-    "shop_register": ("meta",),
+    "shop_load": STORED,
+    "shop_register": STORED,
 }
+
+
+def _names(script: str, keys: ShopKeys) -> list[str]:
+    return [getattr(keys, key) for key in KEYS[script]]
 
 
 def _pack(value: Any) -> bytes:

@@ -10,8 +10,8 @@ RETURNING id;
 
 -- money_in_flight --
 -- Payments that may still be charged or given back.
-SELECT count(*) FROM payments p JOIN orders o ON o.id = p.order_id
- WHERE o.sale = $1 AND p.state IN ('pending', 'refunding');
+SELECT count(*) FROM payments p JOIN orders o ON o.id = p.order_id LEFT JOIN refunds r ON r.payment_id = p.id
+ WHERE o.sale = $1 AND (p.state IN ('pending', 'refunding') OR r.state = 'pending');
 
 -- refunds_delete --
 -- With the payments they belong to.

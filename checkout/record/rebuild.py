@@ -1,10 +1,14 @@
 """When Redis is not what it was: the shop's keys are taken back, or made anew from the record.
 
 Scripts refuse a server whose run id is not the one the keys were registered with. The Rebuilder then reads what the
-streams still hold, compares the counters with the record, and registers keys that lost nothing. Keys that lost anything
-are fenced off in Postgres (epoch + 1: no event of the old epoch is recorded any more) and made anew under names of the
-new epoch, the run id last; so a rebuilder may die at any line, and the next one starts from what Postgres holds. A new
+streams still hold, compares the counters with the record, and fences the epoch off in Postgres (epoch + 1: no event of
+the old epoch is recorded any more). Keys that agree with the record go on under names of the new epoch; all others are
+made anew, the run id last; so a rebuilder may die at any line, and the next one starts from what Postgres holds. A new
 sale is one whose keys were never made: epoch 0, an empty history.
+
+Keys that agree are fenced as well: what the server lost before anybody recorded it, or what one that was cut off still
+writes, had an id below those to come. In one epoch its waiter would take their progress for its own verdict, and charge
+for a claim that nobody has.
 """
 
 from __future__ import annotations
@@ -30,7 +34,7 @@ from onsale.checkout.record.recorder import Batch, CrashHook, NotTheWriter, Reco
 from onsale.checkout.snapshot import ItemUnits, LiveOrder, ShopSnapshot, ShopTerms
 from onsale.checkout.states import OrderState
 from onsale.lua.keys import ShopKeys
-from onsale.lua.shop import PackedAttempt
+from onsale.lua.shop import STORED, PackedAttempt
 from onsale.migrations.sql import load_queries
 
 SQL = load_queries("onsale.checkout.record", "rebuild.sql")
@@ -137,8 +141,7 @@ class Rebuilder:
             if standing.is_registered:
                 return RebuildTick()
             if standing.known_run_id and await self._is_whole(keys):
-                await self._inventory.register(keys, standing.known_run_id)
-                return RebuildTick(registered=(sale,))
+                return await self._go_on(keys, standing.known_run_id)
             return await self._make_anew(sale, epoch)
 
     async def _is_registered(self, keys: ShopKeys) -> bool:
@@ -199,6 +202,16 @@ class Rebuilder:
         rows = await self._pool.fetch(SQL.figures_of, keys.sale)
         return all(_is_as_recorded(row, counters) for row in rows)
 
+    async def _go_on(self, keys: ShopKeys, known_run_id: str) -> RebuildTick:
+        """Keys that lost nothing, in the next epoch; its streams are recorded from where the old ones end."""
+        async with self._pool.acquire() as conn, conn.transaction():
+            epoch_new = await self._raise_epoch(conn, keys.sale, keys.epoch)
+            await conn.execute(SQL.watermarks_continue, keys.sale, epoch_new)
+        await self._crash("after_fence")
+        await self._inventory.register(keys, known_run_id, ShopKeys(keys.sale, epoch_new))
+        await self._book.refresh()
+        return RebuildTick(registered=(keys.sale,))
+
     # anew
 
     async def _make_anew(self, sale: str, epoch: int) -> RebuildTick:
@@ -216,10 +229,7 @@ class Rebuilder:
         """Raise the epoch and read the whole sale in one transaction, its items locked."""
         terms = ShopTerms.of(self._book.get(sale))
         async with self._pool.acquire() as conn, conn.transaction():
-            await conn.execute(SQL.fence_settings)
-            epoch_new = await conn.fetchval(SQL.epoch_raise, sale, epoch)
-            if epoch_new is None:
-                raise FencedByAnother
+            epoch_new = await self._raise_epoch(conn, sale, epoch)
             await conn.execute(SQL.watermarks_close, sale)
             await conn.execute(SQL.watermarks_begin, sale, epoch_new)
             items = [ItemUnits(*row) for row in await conn.fetch(SQL.items_lock, sale)]
@@ -236,6 +246,13 @@ class Rebuilder:
             await self._crash("before_fence")
         return snapshot, epoch_new
 
+    async def _raise_epoch(self, conn: asyncpg.Connection, sale: str, epoch: int) -> int:
+        await conn.execute(SQL.fence_settings)
+        epoch_new: int | None = await conn.fetchval(SQL.epoch_raise, sale, epoch)
+        if epoch_new is None:
+            raise FencedByAnother
+        return epoch_new
+
     async def _stop(self, keys: ShopKeys) -> None:
         """No script acts on these keys any more; each answers that the shop is recovering."""
         if await self._redis.exists(keys.meta):
@@ -246,26 +263,9 @@ class Rebuilder:
         """Keys of a fenced epoch: no use to anyone, gone in an hour."""
         await self._stop(keys)
         async with self._redis.pipeline(transaction=False) as pipe:
-            for name in RETIRED:
+            for name in STORED:
                 pipe.expire(getattr(keys, name), OLD_KEYS_KEPT_S)
             await pipe.execute()
-
-
-RETIRED: Final = (
-    "meta",
-    "stock",
-    "holds",
-    "orders",
-    "docs",
-    "buyers",
-    "turns",
-    "keys",
-    "ended",
-    "moves",
-    "money",
-    "holdings",
-    "closings",
-)
 
 
 def _is_as_recorded(row: Mapping[str, Any], counters: Mapping[str, int]) -> bool:
@@ -274,8 +274,10 @@ def _is_as_recorded(row: Mapping[str, Any], counters: Mapping[str, int]) -> bool
         for name in ("free", "held", "claimed", "sold", "withdrawn", "stock")
     }
     return (
-        # A refusal not yet carried out leaves its units among the claimed: such keys are made anew.
+        # A refusal not yet carried out leaves its units among the claimed, and units withdrawn for one are accounted for
+        # in its epoch alone: such keys are made anew.
         row["unsettled"] == 0
+        and units["withdrawn"] == 0
         and units["sold"] == row["sold"]
         and units["claimed"] == row["claimed"]
         and units["held"] == row["held"]

@@ -25,6 +25,15 @@ UPDATE watermarks SET closed_at = now()
 -- The streams of the new epoch, whatever ids they will carry.
 INSERT INTO watermarks (sale, stream, epoch) VALUES ($1, 'money', $2), ($1, 'holdings', $2);
 
+-- watermarks_continue --
+-- The streams go on under the next epoch with the ids they have.
+WITH closed AS (
+  UPDATE watermarks SET closed_at = now()
+   WHERE sale = $1 AND stream IN ('money', 'holdings') AND closed_at IS NULL
+  RETURNING stream, upto
+)
+INSERT INTO watermarks (sale, stream, epoch, upto) SELECT $1, stream, $2, upto FROM closed;
+
 -- items_lock --
 -- Every unit of the sale, and those sold.
 SELECT product, stock, sold FROM sale_items WHERE sale = $1 ORDER BY product FOR UPDATE;

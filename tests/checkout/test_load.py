@@ -162,10 +162,13 @@ async def test_another_servers_keys_do_nothing(shop: Shop) -> None:
             await call
     assert before == await shop.dump()
 
-    standing = await shop.inventory.register(KEYS, "another-server")
+    successor = ShopKeys(KEYS.sale, 2)
+    standing = await shop.inventory.register(KEYS, "another-server", successor)
 
     assert standing.is_registered
-    assert "reserved" == (await shop.look(held.order)).state
+    view = await shop.inventory.look(successor, held.order)
+    assert view is not None and "reserved" == view.state
+    assert {name.replace(":1:", ":2:") for name in before} == set(await shop.dump())
 
 
 async def test_keys_that_changed_meanwhile_are_not_registered(shop: Shop) -> None:
@@ -173,7 +176,7 @@ async def test_keys_that_changed_meanwhile_are_not_registered(shop: Shop) -> Non
     await shop.redis.hset(KEYS.meta, "run_id", "another-server")
 
     with pytest.raises(errors.ShopRecovering):
-        await shop.inventory.register(KEYS, "the-one-compared")
+        await shop.inventory.register(KEYS, "the-one-compared", ShopKeys(KEYS.sale, 2))
 
 
 async def test_an_emptied_server_is_recovering(shop: Shop) -> None:

@@ -16,6 +16,7 @@ from onsale.checkout.errors import (
     SoldOut,
 )
 from onsale.checkout.record.rebuild import RebuildTick
+from onsale.checkout.record.reckoning import reckon
 from onsale.checkout.states import OrderState
 from onsale.lua.keys import ShopKeys
 
@@ -39,7 +40,7 @@ async def test_first_load(make_shop: Any, database: asyncpg.Pool) -> None:
 
 
 async def test_restarted_server_keeps_its_keys(make_shop: Any, database: asyncpg.Pool) -> None:
-    """Keys that lost nothing are registered again, after what their streams still held was recorded."""
+    """Keys that lost nothing go on in the next epoch, after what their streams still held was recorded."""
     shop = await make_shop()
     await shop.reserve("o1")
     await shop.reserve("o2")
@@ -51,10 +52,32 @@ async def test_restarted_server_keeps_its_keys(make_shop: Any, database: asyncpg
     tick = await shop.rebuilder().tick()
 
     assert ("drop",) == tick.registered
-    assert 1 == shop.keys.epoch
-    rows = await database.fetch("SELECT id, claim FROM orders")
-    assert {"o1": "none", "o2": "open"} == {row["id"]: row["claim"] for row in rows}
+    assert 2 == shop.keys.epoch
+    assert counted(free=98, held=1, claimed=1) == await shop.stock()
+    await shop.confirm("o2")
     await shop.reserve("o3")
+    await shop.record()
+    rows = await database.fetch("SELECT id, claim FROM orders")
+    assert {"o1": "none", "o2": "sold", "o3": "none"} == {row["id"]: row["claim"] for row in rows}
+    assert [] == await reckon(database, shop.redis, shop.keys)
+
+
+async def test_death_between_fence_and_taking_over(make_shop: Any, database: asyncpg.Pool) -> None:
+    """Fenced, and the keys not renamed: the next rebuilder makes them anew, and nothing is lost."""
+    shop = await make_shop()
+    await shop.reserve("o1")
+    await shop.lose_run_id()
+
+    async def die(here: str) -> None:
+        if here == "after_fence":
+            raise Killed
+
+    with pytest.raises(Killed):
+        await shop.rebuilder(die).tick()
+    tick = await shop.rebuilder().tick()
+
+    assert (("drop",), 3) == (tick.rebuilt, shop.keys.epoch)
+    assert counted(free=99, held=1) == await shop.stock()
 
 
 async def test_lost_tail_makes_keys_anew(make_shop: Any) -> None:
