@@ -132,18 +132,21 @@ async def _open(app: web.Application) -> AsyncIterator[None]:
         key_signs = KeySigns(stores.pool, rooms.keyring)
         await key_signs.require()
         loops = Loops(tick_observer(metrics, readers.of(metrics)), metrics.on_failure)
-        _open_auth(app, rooms, loops, closing)
+        revocations = _open_auth(app, rooms, loops, closing)
         _open_line(app, rooms, loops, closing)
         flow = _open_checkout(app, rooms)
         add_shared_loops(rooms, loops)
         loops.add("key_signs", key_signs.tick, MINUTE_MS)
+        # Known before the first request: who was signed out, the newest documents, how far our clock is off.
+        await revocations.tick(time.time_ns() // 1_000_000)
+        await app[line.FEED].refresh()
         # Attempts to pay end while the record is still listened to; loops end before what they work with.
         await closing.enter_async_context(loops.running(settings.drain_s))
         closing.push_async_callback(flow.close)
         yield
 
 
-def _open_auth(app: web.Application, rooms: Rooms, loops: Loops, closing: AsyncExitStack) -> None:
+def _open_auth(app: web.Application, rooms: Rooms, loops: Loops, closing: AsyncExitStack) -> Revocations:
     settings, pool, keyring = app[SETTINGS], rooms.stores.pool, rooms.keyring
     hasher = PasswordHasher()
     closing.push_async_callback(hasher.close)
@@ -163,6 +166,7 @@ def _open_auth(app: web.Application, rooms: Rooms, loops: Loops, closing: AsyncE
     )
     app[auth.TICKETS] = Tickets(keyring)
     loops.add("revocations", lambda: revocations.tick(time.time_ns() // 1_000_000), REVOCATIONS_INTERVAL_MS)
+    return revocations
 
 
 def _open_line(app: web.Application, rooms: Rooms, loops: Loops, closing: AsyncExitStack) -> None:
@@ -180,7 +184,7 @@ def _open_line(app: web.Application, rooms: Rooms, loops: Loops, closing: AsyncE
     app[line.STREAMS] = streams
     app[line.TELLER] = teller
     app[line.UNLIMITED_FROM] = app[SETTINGS].unlimited_from
-    app[pages.READINESS] = Readiness(rooms.stores, lambda: _document_ages_ms(feed))
+    app[pages.READINESS] = Readiness(rooms.stores, lambda: _document_ages_ms(feed), loops.failing)
     lag = RecordLag(rooms.stores.shop, rooms.book)
     gauges = WebGauges(app[METRICS], feed, streams, rooms.providers, app[pages.READINESS])
     loops.add("feed", feed.tick, 0)

@@ -1,8 +1,8 @@
 """Whether this process may serve, and whether its stores keep what they say.
 
 At start a store that would lose what it acknowledged is refused: every promise rests on it. While running, `/livez`
-says that the loop turns and `/readyz` that the stores answer and their clocks agree. A line document that is old does
-not make a process unready: pages and streams stay up and say so; it is reported.
+says that the loop turns and `/readyz` that the stores answer and their clocks agree. A line document that is old, or a
+loop that fails, does not make a process unready: pages and streams stay up and say so; it is reported.
 """
 
 from __future__ import annotations
@@ -146,11 +146,17 @@ class StoreClock:
 
 class Readiness:
     """Asks the stores, at most twice a second. `document_ages_ms` are the ages of running lines' documents, by
-    sale; None where there is none yet."""
+    sale; None where there is none yet. `failing_loops` names those whose every tick fails."""
 
-    def __init__(self, stores: Stores, document_ages_ms: Callable[[], dict[str, int | None]]) -> None:
+    def __init__(
+        self,
+        stores: Stores,
+        document_ages_ms: Callable[[], dict[str, int | None]],
+        failing_loops: Callable[[], Sequence[str]] = tuple,
+    ) -> None:
         self._stores = stores
         self._document_ages_ms = document_ages_ms
+        self._failing_loops = failing_loops
         self._asked_s = -REMEMBER_S
         self._clocks: Sequence[StoreClock] = ()
         self._asking = asyncio.Lock()
@@ -161,10 +167,11 @@ class Readiness:
         checks = [Check(clock.name, clock.offset_ms is not None, clock.detail) for clock in clocks]
         checks.append(_skew(clocks))
         is_serving = all(check.ok for check in checks)
-        documents = [_document(sale, age_ms) for sale, age_ms in self._document_ages_ms().items()]
-        is_whole = is_serving and all(check.ok for check in documents)
+        reported = [_document(sale, age_ms) for sale, age_ms in self._document_ages_ms().items()]
+        reported += [Check(f"loop {name}", False, "every tick fails") for name in self._failing_loops()]
+        is_whole = is_serving and all(check.ok for check in reported)
         status = "ok" if is_whole else "degraded" if is_serving else "failing"
-        return Health(status, (*checks, *documents))
+        return Health(status, (*checks, *reported))
 
     async def clocks(self) -> Sequence[StoreClock]:
         """Every store's time against ours; one round of questions, shared by whoever asks meanwhile."""

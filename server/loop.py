@@ -24,6 +24,9 @@ Tick = Callable[[], Awaitable[Any]]
 Observe = Callable[[str, float, Any], None]
 Failed = Callable[[str], None]
 
+# In a row; about a second and a half. Fewer are a connection that was replaced, or a store that restarted.
+FAILING_MIN = 5
+
 # A tick that takes longer hangs: a loop that hangs for ever looks healthy and does nothing.
 DEADLINE_MS = 60_000
 
@@ -41,7 +44,8 @@ async def run_loop(
     """Call `tick` every `interval_ms` until `stop` is set; the tick in progress is finished, never cut.
 
     `observe(name, seconds, result)` sees each successful tick, `failed(name)` hears of the others (metrics). A tick
-    past `deadline_ms` fails as TimeoutError.
+    past `deadline_ms` fails as TimeoutError. Whatever fails, the observer too, the loop goes on: only its own
+    cancellation ends it.
     """
     failures = 0
     while not stop.is_set():
@@ -49,7 +53,11 @@ async def run_loop(
         try:
             async with asyncio.timeout(deadline_ms / 1000):
                 result = await tick()
-        except Exception as error:
+            if observe is not None:
+                observe(name, asyncio.get_running_loop().time() - started, result)
+        except (Exception, asyncio.CancelledError) as error:
+            if _is_cancelled():
+                raise
             failures += 1
             pause_ms = backoff_ms(failures)
             _log_failure(name, error, failures, pause_ms)
@@ -60,11 +68,15 @@ async def run_loop(
         if failures:
             log.info("loop.recovered", loop=name, failures=failures)
             failures = 0
-        took_s = asyncio.get_running_loop().time() - started
-        if observe is not None:
-            observe(name, took_s, result)
+        took_ms = (asyncio.get_running_loop().time() - started) * 1000
         # With `more` the loop still goes round once: other work of the process must not starve.
-        await pause(stop, 0 if getattr(result, "more", False) else max(0.0, interval_ms - took_s * 1000))
+        await pause(stop, 0 if getattr(result, "more", False) else max(0.0, interval_ms - took_ms))
+
+
+def _is_cancelled() -> bool:
+    """Whether it is this task that was cancelled, and not something that its tick waited for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def backoff_ms(failures: int) -> float:
@@ -83,7 +95,7 @@ async def pause(stop: asyncio.Event, wait_ms: float) -> None:
             await stop.wait()
 
 
-def _log_failure(name: str, error: Exception, failures: int, pause_ms: float) -> None:
+def _log_failure(name: str, error: BaseException, failures: int, pause_ms: float) -> None:
     # The stack only the first time and then at each doubling: an outage of minutes must not fill the disk.
     is_worth_a_stack = failures & (failures - 1) == 0
     log.error(
@@ -105,17 +117,22 @@ class Loops:
         self._observe = observe
         self._failed = failed
         self._named: list[tuple[str, Tick, int]] = []
+        self._failures: dict[str, int] = {}
 
     def add(self, name: str, tick: Tick, interval_ms: int) -> None:
         """A tick to be called every `interval_ms` once the loops run."""
         self._named.append((name, tick, interval_ms))
+
+    def failing(self) -> tuple[str, ...]:
+        """Loops that do nothing at present because each of their ticks fails."""
+        return tuple(name for name, failures in self._failures.items() if failures >= FAILING_MIN)
 
     @asynccontextmanager
     async def running(self, drain_s: float) -> AsyncIterator[None]:
         """Every loop, for as long as the block lasts; then ticks in progress have `drain_s` to finish."""
         tasks = [
             asyncio.create_task(
-                run_loop(name, tick, interval_ms, self.stop, observe=self._observe, failed=self._failed),
+                run_loop(name, tick, interval_ms, self.stop, observe=self._note_success, failed=self._note_failure),
                 name=name,
             )
             for name, tick, interval_ms in self._named
@@ -125,6 +142,16 @@ class Loops:
         finally:
             self.stop.set()
             await _drain(tasks, drain_s)
+
+    def _note_success(self, name: str, took_s: float, result: Any) -> None:
+        if self._observe is not None:
+            self._observe(name, took_s, result)
+        self._failures.pop(name, None)
+
+    def _note_failure(self, name: str) -> None:
+        self._failures[name] = self._failures.get(name, 0) + 1
+        if self._failed is not None:
+            self._failed(name)
 
 
 async def _drain(tasks: Sequence[asyncio.Task[None]], drain_s: float) -> None:

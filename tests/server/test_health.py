@@ -101,6 +101,14 @@ async def test_an_old_document_is_reported_but_serves_on(stores, age_ms, detail)
     assert [("document drop", detail)] == [(check.name, check.detail) for check in health.checks if not check.ok]
 
 
+async def test_a_loop_that_fails_is_reported(stores):
+    """A process that answers and does nothing else must not look whole."""
+    health = await Readiness(stores, dict, lambda: ["presence"]).health()
+
+    assert "degraded" == health.status
+    assert ["loop presence"] == [check.name for check in health.checks if not check.ok]
+
+
 @pytest.mark.parametrize(("offset_ms", "is_ok"), [(4_900, True), (-5_000, False), (60_000, False)])
 def test_clocks_must_agree(offset_ms, is_ok):
     """A pass crosses from the line's clock to the shop's."""
