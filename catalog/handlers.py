@@ -40,8 +40,10 @@ async def create_sale(request: web.Request) -> web.Response:
     identity = await require(request, Role.MANAGER, Role.MASTER)
     require_no_query(request)
     new = new_sale(await body(request, NEW_SALE))
-    sale = await request.app[BOOK].create(new, identity.account)
-    return reply(201, sale_reply(sale, _now_ms()), {"Location": f"/v1/sales/{sale.id}"})
+    book = request.app[BOOK]
+    sale = await book.create(new, identity.account)
+    await book.until_served(sale.id)
+    return reply(201, sale_reply(book.get(sale.id), _now_ms()), {"Location": f"/v1/sales/{sale.id}"})
 
 
 async def show_sale(request: web.Request) -> web.Response:

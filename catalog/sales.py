@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
@@ -116,6 +117,11 @@ def _sale(row: Mapping[str, Any]) -> Sale:
     return Sale(**fields)
 
 
+# A running worker loads a new sale within half a second; every process reads the sales as often.
+SERVED_WITHIN_S = 5
+READ_WITHIN_S = 0.6
+
+
 class SaleBook:
     """All sales, in memory. `refresh()` is called each half second, and at once by whoever met a newer epoch."""
 
@@ -154,6 +160,16 @@ class SaleBook:
         sale = await create_sale(self._pool, new, created_by)
         await self._read()
         return self.get(sale)
+
+    async def until_served(self, sale: str) -> None:
+        """Wait until a sale just made has its keys and every process of the system has read it, so that whoever is told
+        of it finds it everywhere. Where nothing runs that would load it, the wait ends by itself."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SERVED_WITHIN_S):
+                while 0 in (self.get(sale).line_epoch, self.get(sale).shop_epoch):
+                    await asyncio.sleep(0.05)
+                    await self.refresh()
+                await asyncio.sleep(READ_WITHIN_S)
 
     async def _read(self) -> None:
         sales = [_sale(row) for row in await self._pool.fetch(SQL.sales_all)]

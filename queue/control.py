@@ -144,18 +144,19 @@ class Control:
     ) -> Admission:
         """Change settings if they are still those of `version` (None: whatever they are). With `revert_after_s` what
         was before comes back by itself; of changes for a while that follow each other, what was before the first.
-        A change that only pauses or resumes compares no version. Raises PolicyStale."""
+        A pause or a resumption for a while comes back as well, unless somebody paused or resumed since. A change that
+        only pauses or resumes compares no version. Raises PolicyStale."""
         async with self._locked(sale) as (conn, row):
             if version is not None and version != row["policy_version"] and not change.is_only_pausing:
                 raise PolicyStale(row["policy_version"])
             before = msgspec.json.decode(row["policy"], type=Policy)
             after = msgspec.structs.replace(before, **change.settings())
             holders = _held(row["paused_by"], change.paused)
-            if change.is_only_pausing:
+            if change.is_only_pausing and revert_after_s is None:
                 if holders != row["paused_by"]:
                     await self._set_pause(conn, row, sale, holders, actor, reason)
             else:
-                back = (row["revert_to"] or row["policy"]) if revert_after_s is not None else None
+                back = _back(row, change) if revert_after_s is not None else None
                 await conn.execute(QUERIES.policy_set, sale, _json(after), holders, actor, revert_after_s, back)
                 told = {"revert_after_s": revert_after_s} if revert_after_s is not None else {}
                 await _record(
@@ -255,12 +256,14 @@ class Control:
 
     async def _revert(self, sale: str) -> bool:
         async with self._locked(sale) as (conn, row):
-            policy = await conn.fetchval(QUERIES.revert, sale, SYSTEM)
-            if policy is None:
+            now = await conn.fetchrow(QUERIES.revert, sale, SYSTEM)
+            if now is None:
                 return False
-            before, after = (msgspec.json.decode(text, type=Policy) for text in (row["policy"], policy))
-            held = row["paused_by"]
-            await _record(conn, sale, row["at"], SYSTEM, "revert", _told(before, held), _told(after, held), None)
+            before, after = (msgspec.json.decode(each["policy"], type=Policy) for each in (row, now))
+            await _record(
+                conn, sale, row["at"], SYSTEM, "revert",
+                _told(before, row["paused_by"]), _told(after, now["paused_by"]), None,
+            )  # fmt: skip
             return True
 
     async def _set_pause(
@@ -363,6 +366,14 @@ def _held(holders: list[str], paused: bool | UnsetType) -> list[str]:
         return holders
     others = [holder for holder in holders if holder != OPERATOR]
     return [OPERATOR, *others] if paused else others
+
+
+def _back(row: asyncpg.Record, change: PolicyChange) -> str:
+    """What comes back of a change for a while: the policy, and `paused` where that was changed."""
+    back: dict[str, Any] = json.loads(row["revert_to"] or row["policy"])
+    if change.paused is not UNSET:
+        back.setdefault("paused", OPERATOR in row["paused_by"])
+    return _json(back)
 
 
 def _told(policy: Policy, holders: list[str]) -> dict[str, Any]:

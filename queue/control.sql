@@ -22,8 +22,9 @@ UPDATE sales SET policy = $2::jsonb, policy_version = policy_version + 1, paused
  WHERE id = $1;
 
 -- pause_set --
--- Who holds the line; the rest of the settings stays, also what comes back later.
-UPDATE sales SET paused_by = $2, policy_version = policy_version + 1, policy_changed_at = now(), policy_changed_by = $3,
+-- Who holds the line; the rest of the settings stays, also what comes back later. A pause for a while ends with it.
+UPDATE sales SET paused_by = $2, revert_to = nullif(revert_to - 'paused', policy),
+       revert_at = CASE WHEN revert_to - 'paused' <> policy THEN revert_at END, policy_version = policy_version + 1, policy_changed_at = now(), policy_changed_by = $3,
        updated_at = now()
  WHERE id = $1;
 
@@ -53,10 +54,13 @@ SELECT id FROM sales WHERE revert_at <= now();
 
 -- revert --
 -- What was before comes back; no row back means it was done already, or changed again.
-UPDATE sales SET policy = revert_to, policy_version = policy_version + 1, policy_changed_at = now(),
+UPDATE sales SET policy = revert_to - 'paused', paused_by = CASE revert_to ->> 'paused'
+         WHEN 'true' THEN array_append(array_remove(paused_by, 'operator'), 'operator')
+         WHEN 'false' THEN array_remove(paused_by, 'operator')
+         ELSE paused_by END, policy_version = policy_version + 1, policy_changed_at = now(),
        policy_changed_by = $2, revert_at = NULL, revert_to = NULL, updated_at = now()
  WHERE id = $1 AND revert_at <= now()
-RETURNING policy::text;
+RETURNING policy::text AS policy, paused_by;
 
 -- audit_last --
 -- The end of a sale's chain.

@@ -106,6 +106,34 @@ async def test_changes_for_a_while_that_follow_each_other_end_where_the_first_be
     assert (await stand.control.admission(SALE)).revert_at_ms is None
 
 
+async def test_a_pause_for_a_while_ends_by_itself(stand: Stand) -> None:
+    """The operators' hold is lifted at its end, nobody else's; the rate that was changed with it comes back too."""
+    await stand.make(rate_centi=1_000)
+    change = PolicyChange(paused=True)
+    admission = await stand.control.set_policy(SALE, change, actor="ada", version=None, revert_after_s=60)
+    assert (True, True) == (admission.is_paused, admission.revert_at_ms is not None)
+    change = PolicyChange(rate_centi=5, paused=False)
+    await stand.control.set_policy(SALE, change, actor="ada", version=None, revert_after_s=60)
+    await stand.control.set_policy(SALE, PolicyChange(paused=True), actor="ada", version=None, revert_after_s=60)
+    await stand.pool.execute("UPDATE sales SET revert_at = now(), paused_by = paused_by || '{provider}'")
+    await stand.keeper.tick()
+
+    admission = await stand.control.admission(SALE)
+    assert (("provider",), 1_000, None) == (admission.paused_by, admission.policy.rate_centi, admission.revert_at_ms)
+    assert (await stand.control.verify_chain(SALE)).is_whole
+
+
+async def test_a_pause_that_is_meant_to_stay_outlives_one_for_a_while(stand: Stand) -> None:
+    """Whoever pauses or resumes for good has the last word."""
+    await stand.make()
+    await stand.control.set_policy(SALE, PolicyChange(paused=True), actor="ada", version=None, revert_after_s=60)
+    await stand.control.resume(SALE, actor="bob")
+    admission = await stand.control.pause(SALE, actor="bob")
+
+    assert (True, None) == (admission.is_paused, admission.revert_at_ms)
+    assert (await stand.keeper.tick()).reverted == 0
+
+
 async def test_opening_before_its_time(stand: Stand) -> None:
     """Open now, whatever the schedule says; a second opening of an open sale changes nothing."""
     await stand.make(opens_at_ms=(a_sale().opens_at_ms or 0) + HOUR_MS)
