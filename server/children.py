@@ -1,7 +1,7 @@
 """One child process kept alive: started, watched, started again when it dies, stopped in bounded time.
 
 The pause before a restart is 0.2 s, doubling to 5 s, so that a child that cannot live does not eat the machine; one
-that lived 10 s starts afresh at 0.2 s. A child leads a process group of its own: the terminal's Ctrl-C reaches the
+that lived 3 s starts afresh at 0.2 s. A child leads a process group of its own: the terminal's Ctrl-C reaches the
 supervisor alone, and what a child started dies with it.
 """
 
@@ -20,7 +20,7 @@ from onsale.server.running import ChildState, ProcessFigures
 
 PAUSE_FIRST_S = 0.2
 PAUSE_LAST_S = 5.0
-STEADY_S = 10.0
+STEADY_S = 3.0
 READY_POLL_S = 0.01
 # 64 MiB: a log of this size is put aside (one older one is kept) when its process is started.
 LOG_BYTES_MAX = 64 << 20
