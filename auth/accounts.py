@@ -72,6 +72,11 @@ class Accounts:
         """What stands for an address where the address itself must not: in budgets, in look-ups."""
         return self._index.of(normal_email(email))
 
+    async def named(self, email: str) -> str | None:
+        """The id of the account with this address; None for no such account."""
+        row = await self._by_email(email)
+        return None if row is None else str(row["id"])
+
     async def check(self, email: str, password: str) -> Account:
         """The account with this address and password. InvalidCredentials after the same work, whichever is wrong."""
         row = await self._by_email(email)

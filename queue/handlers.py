@@ -12,6 +12,7 @@ import msgspec
 from aiohttp import web
 from msgspec import UNSET, UnsetType
 
+from onsale.auth.accounts import is_email, normal_email
 from onsale.auth.errors import (
     EmailUnverified,
     Flaw,
@@ -24,6 +25,7 @@ from onsale.auth.errors import (
 from onsale.auth.identifiers import new_id
 from onsale.auth.identity import Identity
 from onsale.auth.middleware import (
+    ACCOUNTS,
     PASSES,
     STREAM_KEYS,
     TICKETS,
@@ -54,7 +56,7 @@ from onsale.auth.tickets import TicketFacts, is_ticket_token
 from onsale.catalog.sales import Sale
 from onsale.queue.control import Admission, Control, PolicyChange
 from onsale.queue.errors import GuestsRefused, PolicyMissingMatch, PolicyStale, TicketUnknown
-from onsale.queue.feed import Feed
+from onsale.queue.feed import Feed, KnownLine
 from onsale.queue.line import Line
 from onsale.queue.ports import ShopPort
 from onsale.queue.schemas import (
@@ -282,10 +284,13 @@ async def list_audit(request: web.Request) -> web.Response:
 
 
 async def list_tickets(request: web.Request) -> web.Response:
-    """Everyone who was given a place, newest first; a page may be short where numbers were left out."""
+    """Everyone who was given a place, newest first; a page may be short where numbers were left out. With an e-mail
+    address, the living ticket of that one person."""
     await require(request, *OPERATORS)
-    asked = query(request, limit=page_limit, cursor=_cursor)
+    asked = query(request, limit=page_limit, cursor=_cursor, email=_email)
     line = request.app[FEED].line(request.match_info["sale"])
+    if "email" in asked:
+        return reply(200, TicketList(await _tickets_of(request, line, asked["email"]), None))
     limit: int = asked.get("limit", PAGE_LIMIT_DEFAULT)
     frame = line.shown(request.app[FEED].now_ms())
     # One more than was ever shown: whoever joined since the document is on a later first page.
@@ -463,6 +468,18 @@ def _summary(request: web.Request, sale: Sale, view: TicketView) -> TicketSummar
         admitted_at=rfc3339(view.admitted_ms) if view.admitted_ms else None,
         ended_at=rfc3339(view.ended_ms) if view.ended_ms else None,
     )
+
+
+async def _tickets_of(request: web.Request, line: KnownLine, email: str) -> list[TicketSummary]:
+    account = await request.app[ACCOUNTS].named(email)
+    view = await request.app[LINE].look_for(line.keys, account) if account is not None else None
+    return [] if view is None else [_summary(request, line.sale, view)]
+
+
+def _email(text: str) -> str:
+    if not is_email(normal_email(text)):
+        raise ValueError("no e-mail address")
+    return text
 
 
 def _cursor(text: str) -> int:

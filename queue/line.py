@@ -94,6 +94,11 @@ class Line:
         reply, row = await self._submit("look", keys, place, self._scripts.look)
         return None if reply is Reply.UNKNOWN else _view(reply, row)
 
+    async def look_for(self, keys: LineKeys, buyer: str) -> TicketView | None:
+        """The living ticket of a buyer as it stands; no sign of life. None: there is none."""
+        place = await _guarded(cast("Awaitable[bytes | None]", self._redis.hget(keys.buyers, buyer)))
+        return None if place is None else await self.look(keys, int(place))
+
     async def sign(self, keys: LineKeys, places: Sequence[int]) -> list[TicketView | int]:
         """Signs of life for many. Answers those that are not simply waiting: a view (an absent one has returned to the
         line and says `was_absent`), or the bare place of a ticket unknown here. Whether the whole line is closed or

@@ -242,7 +242,8 @@ OPERATING = (
     ),
     Route(
         "GET", "/v1/sales/{sale}/tickets", line.list_tickets, "list_tickets", "Everyone who was given a place.",
-        "operator", reply=line_schemas.TicketList, query=PAGE,
+        "operator", reply=line_schemas.TicketList,
+        query=(*PAGE, Query("email", {"type": "string", "format": "email"}, "The living ticket of this one person.")),
         problems=(catalog_errors.SaleUnknown, line_errors.LineRecovering),
     ),
     Route(
