@@ -191,17 +191,20 @@ class Completer:
 
     async def _put_back(self, refusal: OpenRefusal) -> None:
         view = await self._shop.ask(refusal.sale, lambda keys: self._inventory.look(keys, refusal.order))
-        events = {} if view is None else {attempt.event_id: attempt.attempt for attempt in view.attempts}
-        attempt = events.get(refusal.event_id)
+        attempts = () if view is None else view.attempts
+        attempt = next((a.attempt for a in attempts if refusal.event_id in (a.event_id, a.end_event_id)), None)
         if attempt is None:
             return
+        order, reason, event_id = refusal.order, refusal.reason, refusal.event_id
         try:
             await self._shop.ask(
-                refusal.sale, lambda keys: self._inventory.refuse(keys, refusal.order, attempt, refusal.reason)
+                refusal.sale, lambda keys: self._inventory.refuse(keys, order, attempt, reason, event_id)
             )
         except OrderStateConflict:
             # That attempt ended otherwise in Redis: the audit compares the two stores, a rebuild makes them one.
-            log.error("refusal.contradicted", order=refusal.order, attempt=attempt, reason=refusal.reason)
+            log.error("refusal.contradicted", order=order, attempt=attempt, reason=reason)
+            return
+        await self._backlog.end_stray(order)
 
     async def _strays(self, sale: str) -> int:
         keys = self._shop.keys(sale)

@@ -278,11 +278,12 @@ class Inventory:
             rows = await self._scripts.fail(keys, [(order, attempt, reason)])
         return _changed(rows[0])
 
-    async def refuse(self, keys: ShopKeys, order: str, attempt: str, reason: str) -> Changed | None:
+    async def refuse(self, keys: ShopKeys, order: str, attempt: str, reason: str, event_id: str = "") -> Changed | None:
         """The record refused a claim: `stock` withdraws its units (the record has none for them), any other reason
-        frees them; the order is released. Never twice. None when Redis knows no such claim: nothing is left to undo."""
+        frees them; the order is released. So is one that was sold by `event_id`, where that is what was refused. Never
+        twice. None when Redis knows no such claim: nothing is left to undo. Raises OrderStateConflict."""
         with _store_errors():
-            rows = await self._scripts.refuse(keys, [(order, attempt, reason)])
+            rows = await self._scripts.refuse(keys, [(order, attempt, reason, event_id)])
         return None if rows[0][0] is Reply.UNKNOWN else _changed(rows[0])
 
     async def release(self, keys: ShopKeys, order: str, buyer: str) -> Changed:

@@ -1,6 +1,6 @@
---[[ Undo claims that the record refused. Refused for stock: withdrawn, the record has no unit for them and offering them
-  again would refuse the next buyer; for any other reason: free. The order is released, without an event: the record wrote
-  the refusal. Safe to repeat. Works with memory full.
+--[[ Undo claims that the record refused, and sales of claims that it never had. Refused for stock: withdrawn, the record
+  has no unit for them and offering them again would refuse the next buyer; for any other reason: free. The order is
+  released, without an event: the record wrote the refusal. Safe to repeat. Works with memory full.
   KEYS[1] meta    hash    whose keys these are
   KEYS[2] stock   hash    units by product and counter
   KEYS[3] holds   zset    score = expires_at_ms, member = order
@@ -8,7 +8,7 @@
   KEYS[5] buyers  hash    buyer -> packed buyer
   KEYS[6] turns   hash    turn -> packed turn
   KEYS[7] ended   zset    what may be forgotten
-  ARGV[1] msgpack: a list of {order, attempt, reason}
+  ARGV[1] msgpack: a list of {order, attempt, reason, the event that was refused}
   Returns for each {0, "", rev, expires_at_ms, state, is_replay} | {7} no such claim here | {18} ended otherwise
     | {1} recovering | {22} corrupt    Events: none ]]
 -- include: guard
@@ -23,6 +23,15 @@ if not has_types(stock, "hash", holds, "zset", orders, "hash", buyers, "hash", t
 end
 local now_ms = clock_ms()
 
+local function is_open(order, attempt)
+  return attempt[TRY_OUTCOME] == "open" and order[STATE] == "confirming"
+end
+
+-- Counted as sold here, by the very event that the record refused.
+local function is_unsold(order, attempt, event)
+  return attempt[TRY_OUTCOME] == "sold" and attempt[TRY_END_EVENT] == event and order[STATE] == "confirmed"
+end
+
 local function decide(item)
   local id, reason = item[1], item[3]
   local order = read_packed(orders, id)
@@ -31,9 +40,14 @@ local function decide(item)
   if attempt[TRY_OUTCOME] == "refused" then
     return {OK, "", order[REV], order[EXPIRES_AT], order[STATE], 1}
   end
-  if attempt[TRY_OUTCOME] ~= "open" or order[STATE] ~= "confirming" then return {STATE_CONFLICT} end
-  local to = reason == "stock" and "withdrawn" or "free"
-  local plan = plan_ending(id, order, "claimed", to, -quantity_of(order[ITEMS]), 0)
+  local quantity, plan = quantity_of(order[ITEMS])
+  if is_open(order, attempt) then
+    plan = plan_ending(id, order, "claimed", reason == "stock" and "withdrawn" or "free", -quantity, 0)
+  elseif is_unsold(order, attempt, item[4]) then
+    plan = plan_ending(id, order, "sold", "free", 0, -quantity)
+  else
+    return {STATE_CONFLICT}
+  end
   plan.attempt, plan.reason = attempt, reason
   return nil, plan
 end

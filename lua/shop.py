@@ -159,8 +159,8 @@ class ShopScripts:
         """(order, attempt, reason): OK, event_id, rev, expires_at_ms, state, is_replay | refusal."""
         return _rows(await self._call("fail", keys, _pack(items)))
 
-    async def refuse(self, keys: ShopKeys, items: Sequence[tuple[str, str, str]]) -> list[Row]:
-        """(order, attempt, reason): OK, event_id, rev, expires_at_ms, state, is_replay | refusal."""
+    async def refuse(self, keys: ShopKeys, items: Sequence[tuple[str, str, str, str]]) -> list[Row]:
+        """(order, attempt, reason, refused event): OK, event_id, rev, expires_at_ms, state, is_replay | refusal."""
         return _rows(await self._call("refuse", keys, _pack(items)))
 
     async def release(self, keys: ShopKeys, items: Sequence[tuple[str, str]]) -> list[Row]:

@@ -20,6 +20,7 @@ from aiohttp import web
 
 from onsale.checkout.backlog import Backlog
 from onsale.checkout.caretaker import Caretaker
+from onsale.checkout.closings import ClosingsKeeper
 from onsale.checkout.completer import Completer
 from onsale.checkout.providers.sandbox_server import create_sandbox
 from onsale.checkout.reaper import Reaper
@@ -109,6 +110,7 @@ def worker_loops(rooms: Rooms, loops: Loops) -> None:
     loops.add("completer", _completer(rooms).tick, COMPLETE_INTERVAL_MS)
     loops.add("reaper", Reaper(rooms.inventory, rooms.book).tick, REAP_INTERVAL_MS)
     loops.add("caretaker", Caretaker(rooms.inventory, rooms.book).tick, SECOND_MS)
+    loops.add("closings", ClosingsKeeper(stores.pool, rooms.inventory, rooms.book).tick, SECOND_MS)
 
 
 def _completer(rooms: Rooms) -> Completer:

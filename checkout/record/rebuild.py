@@ -240,7 +240,7 @@ class Rebuilder:
                 tuple(items),
                 tuple(_live_order(sale, row) for row in await conn.fetch(SQL.orders_live, sale)),
                 {row["buyer"]: row["units"] for row in await conn.fetch(SQL.bought_of, sale)},
-                {row["turn"]: "spent" for row in await conn.fetch(SQL.turns_spent, sale)},
+                {row["turn"]: row["state"] for row in await conn.fetch(SQL.turns_over, sale)},
                 tuple(row["id"] for row in await conn.fetch(SQL.moves_of, sale)),
             )
             await self._crash("before_fence")
@@ -274,8 +274,8 @@ def _is_as_recorded(row: Mapping[str, Any], counters: Mapping[str, int]) -> bool
         for name in ("free", "held", "claimed", "sold", "withdrawn", "stock")
     }
     return (
-        # A refusal not yet carried out leaves its units among the claimed, and units withdrawn for one are accounted for
-        # in its epoch alone: such keys are made anew.
+        # A refusal not yet carried out leaves its units among the claimed, and units withdrawn for one are accounted
+        # for in its epoch alone: such keys are made anew.
         row["unsettled"] == 0
         and units["withdrawn"] == 0
         and units["sold"] == row["sold"]

@@ -78,9 +78,13 @@ SELECT o.buyer, sum(i.quantity)::bigint AS units
  WHERE o.sale = $1 AND o.claim = 'sold'
  GROUP BY o.buyer;
 
--- turns_spent --
--- Turns that have bought.
-SELECT turn FROM orders WHERE sale = $1 AND claim = 'sold' AND turn IS NOT NULL;
+-- turns_over --
+-- Turns that have bought, and those that were closed while their passes may still be good.
+SELECT turn, 'spent' AS state FROM orders WHERE sale = $1 AND claim = 'sold' AND turn IS NOT NULL
+UNION ALL
+SELECT t.turn, CASE t.why WHEN 'revoked' THEN 'revoked' ELSE 'closed' END FROM turns_closed t
+ WHERE t.sale = $1
+   AND NOT EXISTS (SELECT FROM orders o WHERE o.sale = t.sale AND o.turn = t.turn AND o.claim = 'sold');
 
 -- figures_of --
 -- What the shop's counters must say once every event is recorded; refused claims and moves on their way are told apart.

@@ -10,10 +10,12 @@ import pytest
 from flow_kit import PRICE, Checkout
 from redis.asyncio import Redis
 
-from onsale.checkout.errors import CheckoutError, OrderStateConflict
+from onsale.checkout.closings import ClosingsKeeper
+from onsale.checkout.errors import CheckoutError, OrderStateConflict, PassRevoked, PassSpent
 from onsale.checkout.idempotency import Outcome
 from onsale.checkout.ports import Charge, ChargeState
 from onsale.checkout.record.rebuild import Rebuilder, RebuildTick
+from onsale.checkout.record.reckoning import reckon
 from onsale.checkout.states import OrderState
 
 
@@ -103,3 +105,46 @@ async def test_capture_of_a_claim_that_is_ending_strands_no_unit(checkout: Check
     assert [f"{row.payments[0].payment}-refund"] == late.refunds
     assert 0 == await checkout.pool.fetchval("SELECT claimed FROM sale_items")
     assert {"free": 10} == await checkout.units()
+
+
+async def test_sale_of_a_claim_that_the_record_never_saw_is_undone(checkout: Checkout) -> None:
+    """The claimed event is gone and the record has passed by it: what was charged goes back, and Redis, which counted a
+    sale, is put right without a rebuild."""
+    held, other = await checkout.reserve("ann"), await checkout.reserve("bob")
+    await checkout.stop_record()
+    await checkout.record()
+    confirming = asyncio.create_task(checkout.confirm("ann", held.order))
+    await pinned(checkout, held.order)
+    view = await checkout.inventory.look(checkout.keys, held.order)
+    assert view is not None
+    await checkout.redis.xdel(checkout.keys.money, view.event_id)
+
+    checkout.start_record()
+    await checkout.confirm("bob", other.order)
+    with pytest.raises(OrderStateConflict):
+        await confirming
+    await checkout.completer.tick()
+
+    [charge] = await checkout.sandbox.charges(held.order)
+    assert charge["refunded_at"] is not None
+    assert OrderState.RELEASED is (await checkout.row(held.order)).state
+    assert {"free": 9, "sold": 1} == await checkout.units()
+    await checkout.pool.execute("UPDATE stock_moves SET applied_epoch = 1")
+    assert [] == await reckon(checkout.pool, checkout.redis, checkout.keys)
+
+
+async def test_turns_that_were_closed_stay_closed(checkout: Checkout) -> None:
+    """Who left, and who was sent away, may not come back with a pass that is still good when Redis is lost whole."""
+    keeper = ClosingsKeeper(checkout.pool, checkout.inventory, checkout.book)
+    await checkout.inventory.close_turns("drop", ["1-ann-1"], "left")
+    await checkout.inventory.close_turns("drop", ["1-bob-1"], "revoked")
+    await checkout.inventory.close_turns("drop", ["1-cat-1"], "expired")
+    ticks = [await keeper.tick() for _ in range(2)]
+    await checkout.redis.flushall()
+    await Rebuilder(checkout.pool, checkout.redis, checkout.inventory, checkout.book).tick()
+
+    assert [2, 0] == [tick.kept for tick in ticks]
+    for buyer, refusal in (("ann", PassSpent), ("bob", PassRevoked)):
+        with pytest.raises(refusal):
+            await checkout.reserve(buyer)
+    assert 0 == (await keeper.tick()).kept
