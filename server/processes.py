@@ -25,7 +25,9 @@ from onsale.checkout.completer import Completer
 from onsale.checkout.providers.sandbox_server import create_sandbox
 from onsale.checkout.reaper import Reaper
 from onsale.checkout.record.flusher import Flusher
+from onsale.checkout.record.lag import RecordLag
 from onsale.checkout.record.rebuild import Rebuilder
+from onsale.checkout.record.watch import RecordWatch
 from onsale.queue.admitter import Admitter
 from onsale.queue.keeper import Keeper
 from onsale.server import app as web_app
@@ -110,6 +112,8 @@ def worker_loops(rooms: Rooms, loops: Loops) -> None:
     loops.add("completer", _completer(rooms).tick, COMPLETE_INTERVAL_MS)
     loops.add("reaper", Reaper(rooms.inventory, rooms.book).tick, REAP_INTERVAL_MS)
     loops.add("caretaker", Caretaker(rooms.inventory, rooms.book).tick, SECOND_MS)
+    lag = RecordLag(stores.shop, rooms.book)
+    loops.add("record_watch", RecordWatch(lag.tick, rooms.line, rooms.book).tick, SECOND_MS)
     loops.add("closings", ClosingsKeeper(stores.pool, rooms.inventory, rooms.book).tick, SECOND_MS)
 
 
