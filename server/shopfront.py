@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from functools import wraps
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 import msgspec
 from aiohttp import web
@@ -58,6 +58,8 @@ SANDBOX_TOKENS = (
 OPERATORS = (Role.MANAGER, Role.MASTER)
 JOINABLE = (SaleState.SCHEDULED, SaleState.OPEN)
 ORDERS_A_PAGE = 20
+# What an address may ask for once: it does not belong to the page it leads to.
+PASSING = ("lang", "problem")
 
 
 def page(handler: Handler) -> Handler:
@@ -70,7 +72,7 @@ def page(handler: Handler) -> Handler:
             grant = await _meet(request)
             answer = await handler(request)
         except Unauthenticated:
-            answer = _onward(f"/signin?next={quote(request.path)}")
+            answer = _onward(f"/signin?next={quote(_here(request))}")
         except Exception as error:
             if problem_of(error) is INTERNAL:
                 raise
@@ -98,7 +100,7 @@ def form(back: str) -> Callable[[Handler], Handler]:
                 problem = problem_of(error)
                 if problem is INTERNAL:
                     raise
-                answer = _onward(f"{path}?problem={problem.code}")
+                answer = _onward(f"{path}?{_kept(request)}problem={problem.code}")
             return _keep_signed_in(request, answer, grant)
 
         return answered
@@ -135,7 +137,7 @@ async def shop(request: web.Request) -> web.Response:
     """Every sale, the newest first."""
     now_ms = _now_ms()
     sales = [_plain(sale_reply(sale, now_ms)) for sale in reversed(request.app[BOOK].all())]
-    return await _page(request, "shop.html", sales=sales)
+    return await _page(request, "shop.html", sales=sales, lines=_lines(request))
 
 
 @page
@@ -280,6 +282,7 @@ async def console(request: web.Request) -> web.Response:
         "console.html",
         sales=[_plain(sale_reply(sale, now_ms)) for sale in reversed(book.all())],
         sale=_plain(sale_reply(book.get(chosen), now_ms)) if chosen else None,
+        lines=_lines(request),
         words=_console_words(texts),
     )
 
@@ -295,7 +298,8 @@ async def _page(request: web.Request, template: str, *, status: int = 200, **val
             lang=lang,
             t=_translator(texts),
             who=_who(request),
-            here=request.path,
+            here=_here(request),
+            kept=_kept(request),
             problem=told,
             money=_money,
             moment=_moment,
@@ -326,6 +330,16 @@ async def _refused(request: web.Request, error: Exception) -> web.Response:
 def _told(texts: Mapping[str, str], code: str) -> dict[str, str] | None:
     title, detail = texts.get(f"problem.{code}.title"), texts.get(f"problem.{code}.detail")
     return {"title": title, "detail": detail} if title is not None and detail is not None else None
+
+
+def _kept(request: web.Request) -> str:
+    """What an address asks for beside the language and what was refused: it stays when those change."""
+    return "".join(urlencode({name: text}) + "&" for name, text in request.query.items() if name not in PASSING)
+
+
+def _here(request: web.Request) -> str:
+    """This page, to come back to."""
+    return f"{request.path}?{_kept(request)}".rstrip("&?")
 
 
 def _onward(path: str) -> web.Response:
@@ -360,6 +374,10 @@ async def _ticket(request: web.Request) -> dict[str, Any] | None:
 def _line_document(request: web.Request, sale: Sale) -> dict[str, Any] | None:
     frame = request.app[FEED].line_of(sale.no).frame
     return None if frame is None else _plain(frame.document)
+
+
+def _lines(request: web.Request) -> dict[str, dict[str, Any] | None]:
+    return {sale.id: _line_document(request, sale) for sale in request.app[BOOK].all()}
 
 
 async def _fields(request: web.Request) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import pytest
@@ -132,3 +133,23 @@ async def test_signing_in_goes_on_to_our_own_pages_only(client, onward):
     """Where to go after signing in is never another site."""
     async with client.get("/signin", params={"next": onward}) as answer:
         assert 'name="next" value="/"' in await answer.text()
+
+
+async def test_a_wrong_password_forgets_nothing(client):
+    """Who then signs in goes on to where they wanted to go."""
+    browser = Browser(client, {})
+
+    _, text, _ = await browser("GET", "/signin?next=/console%3Fsale%3Ddrop")
+    action = re.search(r'action="(/signin[^"]*)"', text)[1]
+    status, _, headers = await browser("POST", action, email="nobody@example.com", password="wrong")
+
+    assert (303, "/signin?next=%2Fconsole%3Fsale%3Ddrop&problem=invalid_credentials") == (status, headers["Location"])
+    _, text, _ = await browser("GET", headers["Location"])
+    assert 'name="next" value="/console?sale=drop"' in text
+
+
+async def test_another_language_is_the_same_page(client):
+    """What the address asks for stays when its language changes; what was refused does not."""
+    _, text, _ = await Browser(client, {})("GET", "/signin?next=/orders&problem=invalid_credentials&lang=en")
+
+    assert 'href="?next=%2Forders&amp;lang=ko"' in text

@@ -96,26 +96,31 @@ function render(figures) {
 function draw() {
   const canvas = $("chart");
   const paint = canvas.getContext("2d");
+  // As many dots as the screen shows, so that lines and figures are neither blurred nor squeezed.
+  const [width, height, dots] = [canvas.clientWidth, canvas.clientHeight, window.devicePixelRatio || 1];
+  [canvas.width, canvas.height] = [width * dots, height * dots];
+  paint.scale(dots, dots);
   const style = getComputedStyle(document.documentElement);
-  paint.clearRect(0, 0, canvas.width, canvas.height);
   const top = Math.max(1, ...history.map((h) => Math.max(h.measured, h.target))) * 1.15;
   for (const [name, color] of [["target", "--soft"], ["measured", "--accent"]]) {
     paint.beginPath();
     paint.strokeStyle = style.getPropertyValue(color);
-    paint.lineWidth = 3;
-    history.forEach((h, n) => paint.lineTo((n / 239) * canvas.width, canvas.height - 4 - (h[name] / top) * (canvas.height - 8)));
+    paint.lineWidth = 2;
+    history.forEach((h, n) => paint.lineTo((n / 239) * width, height - 4 - (h[name] / top) * (height - 8)));
     paint.stroke();
   }
   paint.fillStyle = style.getPropertyValue("--soft");
-  paint.font = "20px system-ui";
-  paint.fillText(`${number(top)}/s`, 8, 22);
-  paint.fillText("0", 8, canvas.height - 8);
+  paint.font = "13px system-ui";
+  paint.fillText(`${number(top)}/s`, 8, 16);
+  paint.fillText("0", 8, height - 8);
 }
 
 async function act(method, path, body, headers) {
   const answer = await call(method, path, body, headers);
   if (!answer) return;
   said(words.done);
+  // Said once: neither a reason nor a return is meant for the next act too.
+  for (const id of ["why", "revert_after_s"]) $(id).value = "";
   await Promise.all([readSettings(), readAudit()]);
 }
 

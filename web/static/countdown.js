@@ -1,4 +1,4 @@
-// How long the units are still held, counted in the browser; the server decides.
+// How long a turn or a hold still lasts, counted in the browser; the server decides.
 const until = Date.parse(document.getElementById("expires").dateTime);
 const shown = document.getElementById("countdown");
 const tick = () => {
