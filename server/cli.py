@@ -284,9 +284,9 @@ def resume(sale_id: str, reason: str | None, as_json: bool, data_dir: Path | Non
 def echo_admission(now: dict[str, Any], as_json: bool) -> None:
     if as_json:
         return echo_json(now)
-    held = f", held by {', '.join(now['paused_by'])}" if now["paused_by"] else ""
     back = f" until {now['revert_at']}" if now["revert_at"] else ""
-    return click.echo(f"{now['sale']}: {now['rate_per_second']:g}/s, {now['active_max']} inside at most{held}{back}")
+    held = f"; held by {', '.join(now['paused_by'])}" if now["paused_by"] else ""
+    return click.echo(f"{now['sale']}: {now['rate_per_second']:g}/s, {now['active_max']} inside at most{back}{held}")
 
 
 # --- accounts
@@ -312,7 +312,7 @@ def tokens(count: int, first: int, ttl_ms: int, role: str, data_dir: Path | None
 @click.argument("role", type=ROLES)
 @with_data_dir
 def set_role(email: str, role: str, data_dir: Path | None) -> None:
-    """Give the account of EMAIL a ROLE; its devices are signed out."""
+    """Give the account of EMAIL a ROLE; its devices are signed out. Managers and masters operate sales."""
     from onsale.server import operating
 
     account = run(operating.set_role(found_settings(data_dir), email, Role(role)))
@@ -332,13 +332,16 @@ def audit(context: click.Context, sale_id: str | None, as_json: bool, data_dir: 
 
     Runs beside traffic; what may be seen in the middle of a change is looked at again before it is called wrong.
     """
+    from onsale.checkout.record.audit import meaning
     from onsale.server.auditing import audit_system
 
     findings = run(audit_system(found_settings(data_dir), sale_id))
     if as_json:
         echo_json(findings)
     else:
-        rows = [(one.sale, one.invariant, "holds" if one.ok else "BROKEN", one.detail) for one in findings]
+        rows = [
+            (f.sale, f.invariant, "holds" if f.ok else "BROKEN", f.detail or meaning(f.invariant)) for f in findings
+        ]
         echo_table(("SALE", "INVARIANT", "VERDICT", "DETAIL"), rows)
     context.exit(0 if all(one.ok for one in findings) else 1)
 

@@ -19,6 +19,10 @@ class ChildFailed(Refused):
     """A process died before it was ready; the message holds the last it said."""
 
 
+class AccountUnknown(Refused):
+    """No account has that e-mail address."""
+
+
 class MoneyInFlight(Refused):
     """Payments of this sale are open: let them end first."""
 

@@ -17,6 +17,7 @@ from msgspec import UNSET
 
 from onsale.auth.access import AccessTokens
 from onsale.auth.accounts import Accounts, ensure_load_accounts
+from onsale.auth.errors import NotFound
 from onsale.auth.keys import Keyring
 from onsale.auth.passwords import PasswordHasher
 from onsale.auth.requests import rfc3339
@@ -28,7 +29,7 @@ from onsale.checkout.record.rebuild import Rebuilder
 from onsale.migrations import migrate
 from onsale.queue.control import Admission, Control, PolicyChange
 from onsale.server.config import Settings
-from onsale.server.errors import ClockFixed, RebuildBusy
+from onsale.server.errors import AccountUnknown, ClockFixed, RebuildBusy
 from onsale.server.reset import reset_sale
 from onsale.server.rooms import open_rooms
 from onsale.server.stores import open_stores
@@ -176,10 +177,13 @@ async def make_tokens(settings: Settings, *, count: int, first: int, ttl_ms: int
 
 
 async def set_role(settings: Settings, email: str, role: Role) -> str:
-    """Give an account another role; its id."""
+    """Give an account another role; its id. Raises AccountUnknown."""
     async with database(settings) as pool:
         # No password is hashed for this: the hasher's worker never starts.
-        return await Accounts(pool, Keyring(settings.secret_keys), PasswordHasher()).set_role(email, role)
+        try:
+            return await Accounts(pool, Keyring(settings.secret_keys), PasswordHasher()).set_role(email, role)
+        except NotFound:
+            raise AccountUnknown from None
 
 
 async def move_clock(settings: Settings, by_ms: int) -> int:

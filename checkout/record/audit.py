@@ -428,4 +428,10 @@ CHECKS: Final[Mapping[str, Check]] = {
     "I10": _chain_is_unbroken,
 }
 
-__all__ = ["Capture", "ChainCheck", "Charges", "Finding", "audit"]
+
+def meaning(invariant: str) -> str:
+    """What an invariant says, in its check's own words."""
+    return (CHECKS[invariant].__doc__ or "").partition(": ")[2]
+
+
+__all__ = ["Capture", "ChainCheck", "Charges", "Finding", "audit", "meaning"]

@@ -129,7 +129,7 @@ def test_a_role_for_nobody(invoke: Invoke) -> None:
     """An address without an account is refused."""
     result = invoke("role", "nobody@example.com", "manager")
 
-    assert result.exit_code == 1
+    assert (result.exit_code, result.output) == (1, "Error: No account has that e-mail address.\n")
 
 
 def test_the_clock_moves_only_in_tests(invoke: Invoke) -> None:
