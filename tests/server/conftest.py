@@ -67,7 +67,7 @@ class Caller:
 
     async def until(self, path, is_so):
         """Ask until the answer is as wanted; the system's loops run meanwhile."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while True:
                 status, body, _ = await self("GET", path)
                 if status == 200 and is_so(body):
@@ -75,7 +75,7 @@ class Caller:
 
     async def insist(self, method, path, body=None, **headers):
         """Repeat while the system asks for patience: a sale that was just made is being loaded."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while True:
                 answer = await self(method, path, body, **headers)
                 if answer[0] != 503:

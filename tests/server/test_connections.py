@@ -78,7 +78,7 @@ async def connect(house):
 
 async def _until(is_so):
     """Let the loop run until the server has seen what the client did."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not is_so():
             await asyncio.sleep(0)
 

@@ -219,7 +219,7 @@ async def events(client, path, **headers):
 
         async def next_event():
             name = ""
-            async with asyncio.timeout(15):
+            async with asyncio.timeout(60):
                 async for raw in response.content:
                     line = raw.decode().rstrip("\n")
                     if line.startswith("event: "):
@@ -237,7 +237,7 @@ async def test_a_stream_tells_the_turn(sale, accounts, client):
     _, ticket, _ = await buyer.insist("POST", f"/v1/sales/{sale}/tickets")
     authorization = f"Bearer {ticket['ticket_token']}"
     async with events(client, f"/v1/tickets/{ticket['ticket']}/events", Authorization=authorization) as next_event:
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             told = {}
             while told.get("state") != "admitted":
                 name, data = await next_event()

@@ -209,7 +209,7 @@ async def _raw(runner, sent, answers=1):
     reader, writer = await asyncio.open_connection(*runner.addresses[0][:2])
     writer.write(sent)
     got = []
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         for _ in range(answers):
             head = await reader.readuntil(b"\r\n\r\n")
             length = next(

@@ -60,7 +60,7 @@ async def web(start, database):
     await create_sale(database, parse_sale_file(SALE), "test")
     port = embedded.free_port()
     process = await start("web", ONSALE_PORT=str(port), ONSALE_DRAIN_S="10")
-    async with aiohttp.ClientSession() as session, asyncio.timeout(30):
+    async with aiohttp.ClientSession() as session, asyncio.timeout(60):
         while True:
             try:
                 async with session.get(f"http://127.0.0.1:{port}/readyz") as response:
@@ -79,7 +79,7 @@ async def test_streams_are_told_to_come_back(web):
             assert 200 == stream.status
             await stream.content.readuntil(b"\n\n")
             process.send_signal(signal.SIGTERM)
-            async with asyncio.timeout(15):
+            async with asyncio.timeout(60):
                 rest = await stream.content.read()
 
     assert b"retry:" in rest
@@ -95,7 +95,7 @@ async def test_a_request_that_has_begun_is_answered(web):
         b"POST /v1/sessions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nExpect: 100-continue\r\n"
         b"Content-Length: %d\r\n\r\n" % len(body)
     )
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(60):
         assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 100")
         process.send_signal(signal.SIGTERM)
         # Once nobody listens any more, stopping has begun.
@@ -117,7 +117,7 @@ async def test_a_request_that_has_begun_is_answered(web):
 async def test_processes_without_a_port_of_their_own_drain(start, name):
     """SIGTERM ends each with 0."""
     process = await start(name, ONSALE_SANDBOX_URL=f"http://127.0.0.1:{embedded.free_port()}")
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while b"process.started" not in (await process.stderr.readline()):
             assert process.returncode is None
         process.send_signal(signal.SIGTERM)
@@ -130,7 +130,7 @@ async def test_unfit_stores_end_the_process_with_2(start, shop_redis):
     await shop_redis.config_set("appendfsync", "everysec")
     try:
         process = await start("worker")
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             _, said = await process.communicate()
     finally:
         await shop_redis.config_set("appendfsync", "always")
@@ -142,7 +142,7 @@ async def test_unfit_stores_end_the_process_with_2(start, shop_redis):
 async def test_missing_settings_end_the_process_with_2(start):
     """Named at once, before anything is opened."""
     process = await start("web", DATABASE_URL="", ONSALE_SECRET_KEYS="short")
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         _, said = await process.communicate()
 
     assert 2 == process.returncode
