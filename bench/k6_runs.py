@@ -35,10 +35,11 @@ class Script:
     settings: dict[str, int]
 
 
-# Fewer units than buyers wherever something is bought: an oversold unit shows only where stock runs out.
+# Journeys have fewer units than buyers: an oversold unit shows only where stock runs out. The burst has one for each:
+# nobody is let in for whom nothing is left, and it wants everybody inside before it begins.
 SCRIPTS = (
     Script("journey", buyers=200, units=150, rate=200, settings={}),
-    Script("order_burst", buyers=800, units=600, rate=EVERYONE_AT_ONCE, settings={"PER_SECOND": 150}),
+    Script("order_burst", buyers=800, units=800, rate=EVERYONE_AT_ONCE, settings={"PER_SECOND": 150}),
     Script("poll_soak", buyers=1_000, units=10, rate=0, settings={"PER_SECOND": 1_000, "SECONDS": 10}),
 )
 SMOKE_SCRIPTS = (Script("journey", buyers=60, units=40, rate=100, settings={}),)

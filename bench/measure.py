@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 import subprocess
@@ -141,6 +142,8 @@ def verdict(target: Target) -> str:
 @contextlib.asynccontextmanager
 async def opened(plan: Plan, say: Callable[[str], None]) -> AsyncIterator[Bench]:
     """A fresh `onsale up`, and F0 beside it."""
+    # Unbuffered, Python drops what a pipe did not take at once: thousands of tokens would end in the middle of one.
+    os.environ.pop("PYTHONUNBUFFERED", None)
     async with system() as on, floor("f0") as f0:
         yield Bench(on, await ours_of(on), f0, plan, Measured(), [], say)
 

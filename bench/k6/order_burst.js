@@ -17,7 +17,10 @@ export const options = {
       duration: `${Math.ceil(BUYERS / PER_SECOND)}s`, preAllocatedVUs: Math.min(BUYERS, 500), maxVUs: BUYERS,
     },
   },
-  thresholds: Object.assign({ dropped_iterations: ["count==0"] }, always),
+  thresholds: Object.assign({
+    dropped_iterations: ["count==0"],
+    "http_req_duration{name:reserve}": ["p(99)<500"], "http_req_duration{name:confirm}": ["p(99)<1000"],
+  }, always),
   summaryTrendStats: ["med", "p(90)", "p(95)", "p(99)", "max"],
 };
 
