@@ -325,10 +325,14 @@ class LineScripts:
         gather_ms: int = 0,
         admitted: int = 0,
         serving: int = 0,
+        recorded_upto: str = "0-0",
     ) -> bool:
         """Whether this call registered the line."""
         numbers: list[str | bytes | int] = [int(is_again), keys.epoch, tail, ceiling, gather_ms, admitted, serving]
-        row = await self._register([keys.meta, keys.policy, keys.pauses], [*numbers, _pack(settings), run_id])
+        row = await self._register(
+            [keys.meta, keys.policy, keys.pauses, keys.admissions],
+            [*numbers, _pack(settings), run_id, recorded_upto],
+        )
         if row[0] == Reply.STALE:
             return False
         _ok(row)

@@ -82,6 +82,8 @@ class _Known:
     # Turns that the shop called closed; asked about again, their closing has been missed.
     closed: set[str] = field(default_factory=set)
     rest_until: float = 0.0
+    # The sale as it was when its line was left to rest.
+    rested: Sale | None = None
     park_after: float = 0.0
     failure: str = ""
 
@@ -106,7 +108,8 @@ class Admitter:
         if known is None or known.keys.epoch != sale.line_epoch:
             self._known[sale.id] = _Known(LineKeys(sale.id, sale.line_epoch))
             return False
-        return self._clock() < known.rest_until
+        # Whatever an operator changes wakes it: opened now means now.
+        return sale == known.rested and self._clock() < known.rest_until
 
     async def _serve_or_say(self, sale: Sale) -> SaleTick:
         known = self._known[sale.id]
@@ -241,7 +244,7 @@ class Admitter:
             return
         opens_in_ms = sale.opens_at_ms - figures.as_of_ms if figures else 0
         if tick.state == LineState.ENDED or (tick.state == LineState.SCHEDULED and opens_in_ms > 2_000 * REST_S):
-            known.rest_until = self._clock() + REST_S
+            known.rested, known.rest_until = sale, self._clock() + REST_S
 
 
 def document_of(sale: str, figures: LineFigures) -> bytes:

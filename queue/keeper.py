@@ -84,6 +84,8 @@ class Keeper:
         self._numbering = Numbering(pool)
         self._gather_ms = gather_ms
         self._takeover_ms = takeover_ms
+        # Sales that could not be seen to, and why: each is logged once.
+        self._failing: dict[str, str] = {}
 
     async def tick(self) -> KeeperTick:
         """See to every sale. One that fails is named and delays no other; Postgres away raises."""
@@ -107,7 +109,13 @@ class Keeper:
         try:
             await self._keep(sale, done)
         except (LineRecovering, LineRefused, RedisError) as error:
-            done.failed.append((sale.id, type(error).__name__))
+            failure = error.reply.name if isinstance(error, LineRefused) else type(error).__name__
+            done.failed.append((sale.id, failure))
+            if self._failing.get(sale.id) != failure:
+                log.warning("line.not_kept", sale=sale.id, epoch=sale.line_epoch, failure=failure)
+            self._failing[sale.id] = failure
+        else:
+            self._failing.pop(sale.id, None)
 
     async def _keep(self, sale: Sale, done: _Done) -> None:
         keys = LineKeys(sale.id, sale.line_epoch)
@@ -136,6 +144,7 @@ class Keeper:
         )
         if ceiling is None:
             return False
+        known = await self._pool.fetchrow(QUERIES.admissions_sum, sale.id, sale.line_epoch)
         won = await self._scripts.register(
             keys,
             settings_of(sale),
@@ -143,6 +152,9 @@ class Keeper:
             run_id=inspection.run_id,
             tail=ceiling - PLACES_A_BLOCK,
             ceiling=ceiling,
+            admitted=known["admitted"],
+            serving=known["serving"],
+            recorded_upto=known["upto"],
         )
         if won:
             log.info("line.registered", sale=sale.id, epoch=sale.line_epoch, tail=ceiling - PLACES_A_BLOCK)

@@ -10,6 +10,13 @@ UPDATE sales SET line_run = $3, place_ceiling = place_ceiling + $4, line_epoch =
  WHERE id = $1 AND line_epoch = $2 AND coalesce(line_epoch_at < now() - $5 * interval '1 millisecond', true)
 RETURNING line_epoch, place_ceiling;
 
+-- admissions_sum --
+-- How many the record saw let in, the highest of their places, and how far it has read this epoch's stream.
+SELECT coalesce(sum(cardinality(a.places)), 0)::bigint AS admitted,
+       coalesce(max((SELECT max(place) FROM unnest(a.places) AS place)), 0)::bigint AS serving,
+       coalesce((SELECT upto FROM watermarks WHERE sale = $1 AND stream = 'admissions' AND epoch = $2), '0-0') AS upto
+  FROM admissions a WHERE a.sale = $1;
+
 -- admissions_of_sale --
 -- Whom the record saw let in, oldest first.
 SELECT epoch, (extract(epoch FROM at) * 1000)::bigint AS at_ms, places

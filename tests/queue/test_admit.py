@@ -339,3 +339,17 @@ async def test_keys_of_another_type_stop_admission_before_it_writes(stand: Stand
             await stand.redis.rename("kept", name)
 
     assert (await stand.tick()).admitted == 2
+
+
+async def test_an_inversion_is_told(stand: Stand) -> None:
+    """The count in the event and in the line is one, not a promise: a score that lies makes somebody overtake."""
+    await stand.make()
+    await stand.crowd(5)
+    await stand.redis.zadd(stand.keys.waiting, {"4": 0})
+
+    await stand.admit(admit_max=1)
+
+    [event] = await stand.admissions()
+    assert event["places"] == "4"
+    assert int(event["inversions"]) > 0
+    assert await stand.meta("inversions") == int(event["inversions"])

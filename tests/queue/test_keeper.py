@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
+import msgspec
 import pytest
 from line_kit import SALE, Stand, a_sale
 
@@ -114,8 +116,67 @@ async def test_a_restart_parks_nobody(stand: Stand) -> None:
     await restart(stand)
     await stand.keeper.tick()
     await stand.sign()
+    await stand.later(1)
 
     assert (await stand.admit()).admitted == 3
+
+
+async def test_what_a_restart_forgot_is_not_told_twice(stand: Stand) -> None:
+    """The end of the data may be missing. Documents go on above every number that was shown, the counts of people let
+    in never fall, and whoever the record saw let in is let in again as one who comes back, not as one who overtakes."""
+    await stand.make(rate_centi=100_000)
+    await stand.crowd(5)
+    await stand.tick()
+    await record_admissions(stand)
+    shown = await stand.meta("seq")
+    await stand.redis.hset(stand.keys.meta, mapping={"seq": 0, "admitted": 0, "serving": 0})
+    await stand.redis.delete(stand.keys.leases)
+    await stand.redis.zadd(stand.keys.waiting, {str(place): place for place in range(1, 6)})
+    for place in range(1, 6):
+        [joined] = await stand.redis.hmget(stand.keys.tickets, str(place))
+        ticket = msgspec.msgpack.decode(joined)
+        await stand.redis.hset(stand.keys.tickets, str(place), msgspec.msgpack.encode([1, *ticket[1:3]]))
+    await restart(stand)
+
+    await stand.keeper.tick()
+    await stand.later(1)
+    figures = (await stand.tick()).sales[0].figures
+
+    assert figures is not None
+    assert figures.seq > shown
+    assert (figures.admitted, figures.serving) == (10, 5)
+    again = (await stand.admissions())[-1]
+    assert (again["places"], again["returners"]) == ("1,2,3,4,5", "1,2,3,4,5")
+
+
+async def test_a_restart_pays_out_no_burst(stand: Stand) -> None:
+    """Whom the bucket let in may be what was forgotten: it fills anew from nothing."""
+    await stand.make(rate_centi=10_000)
+    await stand.crowd(50)
+    await restart(stand)
+    await stand.keeper.tick()
+
+    assert (await stand.admit()).admitted <= 1
+    await stand.later(0.5)
+    assert (await stand.admit()).admitted == 10
+
+
+async def test_events_after_a_restart_lie_behind_what_is_recorded(stand: Stand) -> None:
+    """A promoted server's clock may be behind: what it writes is read all the same, because it follows the mark."""
+    await stand.make()
+    await stand.crowd(1)
+    mark = (round(time.time() * 1000) + 3_600_000, 7)
+    await stand.pool.execute(
+        "INSERT INTO watermarks (sale, stream, epoch, upto) VALUES ($1, 'admissions', $2, $3)",
+        *(SALE, stand.keys.epoch, "{}-{}".format(*mark)),
+    )
+    await restart(stand)
+    await stand.keeper.tick()
+    await stand.later(1)
+    await stand.admit()
+
+    [(event_id, _)] = await stand.redis.xrange(stand.keys.admissions)
+    assert tuple(map(int, event_id.decode().split("-"))) > mark
 
 
 async def test_a_flushed_line_begins_anew_and_is_gathered_in_the_old_order(stand: Stand) -> None:
