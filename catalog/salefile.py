@@ -16,12 +16,15 @@ from onsale.auth.errors import Flaw, InvalidRequest
 from onsale.catalog.errors import SaleFileInvalid
 from onsale.catalog.sales import NewItem, NewSale, Policy
 
-SLUG = r"^[a-z0-9][a-z0-9-]{0,62}$"
+# In Python `$` also matches before a line's end; the look-ahead says that there is none.
+SLUG = r"^[a-z0-9][a-z0-9-]{0,62}$(?!\n)"
 Slug = Annotated[str, msgspec.Meta(pattern=SLUG, description="lower case letters, digits and hyphens, at most 63")]
+# 9999-12-31T00:00:00Z. Beyond it, and before 1970, there are moments that a store or a page cannot show.
+MOMENT_MS_MAX = 253_402_214_400_000
 Title = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 # 2^53 - 1: what Lua and JSON numbers hold exactly.
 Amount = Annotated[int, msgspec.Meta(ge=0, le=9_007_199_254_740_991)]
-Currency = Annotated[str, msgspec.Meta(pattern="^[A-Z]{3}$")]
+Currency = Annotated[str, msgspec.Meta(pattern=r"^[A-Z]{3}$(?!\n)")]
 
 
 class Money(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -176,11 +179,15 @@ def _moment(value: str, pointer: str, flaws: list[Flaw], *, may_be_now: bool) ->
         moment = datetime.fromisoformat(value)
         if moment.tzinfo is None:
             raise ValueError
-        return int(moment.timestamp() * 1000)
+        at_ms = int(moment.timestamp() * 1000)
     except (ValueError, OverflowError):
         words = 'RFC 3339 with an offset, or "now"' if may_be_now else "RFC 3339 with an offset"
         flaws.append(Flaw(pointer, "invalid", words))
         return None
+    if not 0 <= at_ms <= MOMENT_MS_MAX:
+        flaws.append(Flaw(pointer, "out_of_range", "must lie between 1970 and 9999"))
+        return None
+    return at_ms
 
 
 def _slug(title: str) -> str:

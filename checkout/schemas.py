@@ -10,14 +10,15 @@ ITEMS_MAX = 50
 QUANTITY_MAX = 1000
 # What a person typed, such as a name or a line of an address.
 Line = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
-Word = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+# In Python `$` also matches before a line's end; the look-ahead says that there is none.
+Word = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$(?!\n)")]
 
 
 class Money(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Integer minor units and an ISO currency."""
 
     amount: Annotated[int, msgspec.Meta(ge=0, le=2**53)]
-    currency: Annotated[str, msgspec.Meta(pattern=r"^[A-Z]{3}$")]
+    currency: Annotated[str, msgspec.Meta(pattern=r"^[A-Z]{3}$(?!\n)")]
 
 
 class Address(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -29,7 +30,7 @@ class Address(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     city: Line | None = None
     region: Line | None = None
     postal_code: Line | None = None
-    country: Annotated[str, msgspec.Meta(pattern=r"^[A-Z]{2}$")] | None = None
+    country: Annotated[str, msgspec.Meta(pattern=r"^[A-Z]{2}$(?!\n)")] | None = None
     phone: Line | None = None
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from onsale.catalog.errors import SaleFileInvalid
-from onsale.catalog.salefile import parse_sale_file
+from onsale.catalog.salefile import SLUG, parse_sale_file
 
 GOOD = """[sale]
 id = "autumn-drop"
@@ -64,6 +64,10 @@ def test_an_unquoted_time_is_a_time_too():
         ('"2027-01-01T00:00:00Z"', '"soon"', "line 5, sale.closes_at: RFC 3339 with an offset"),
         ('"2027-01-01T00:00:00Z"', '"2027-01-01T00:00:00"', "line 5, sale.closes_at: RFC 3339 with an offset"),
         ('"now"', '"2028-01-01T00:00:00Z"', "line 5, sale.closes_at: closes_at must be after opens_at"),
+        ('"now"', '"0001-01-01T00:00:00+23:59"', "line 4, sale.opens_at: must lie between 1970 and 9999"),
+        ("2027-01-01T00:00:00Z", "9999-12-31T23:59:59-23:59", "line 5, sale.closes_at: must lie between 1970 and 9999"),
+        ('"autumn-drop"', r'"autumn-drop\n"', f"line 2, sale.id: Expected `str` matching regex {SLUG!r}"),
+        ("= 50.0", "= 1e-10", "line 11, admission.rate_per_second: steps of 0.01 a second"),
         ("= 50.0", "= 50.005", "line 11, admission.rate_per_second: steps of 0.01 a second"),
         ("= 50.0", "= inf", "line 11, admission.rate_per_second: Expected `float` <= 100000.0"),
         ("= 50.0", "= nan", "line 11, admission.rate_per_second: Expected `float` >= 0.0"),
