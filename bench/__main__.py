@@ -44,7 +44,7 @@ async def run(asked: argparse.Namespace) -> list[str]:
     """The whole run; answers what is broken."""
     clock = Clock()
     plan = SMOKE if asked.smoke else Plan()
-    where = report.machine()
+    where, busy = report.machine(), report.Busy()
     start = await measure.starts(plan, clock.say)
     async with measure.opened(plan, clock.say) as bench:
         bench.add(start)
@@ -56,6 +56,8 @@ async def run(asked: argparse.Namespace) -> list[str]:
         extra["audit"] = await _audit(bench)
         found = bench.found
     print("\n" + report.target_table(found.targets) + "\n")
+    where["others took"] = busy.others()
+    clock.say(f"other programs took {where['others took']}")
     if not asked.smoke:
         page = report.write(RESULTS, found, where, extra, datetime.date.today())  # noqa: DTZ011 - the day here
         clock.say(f"written: bench/results/{page.name}")

@@ -11,14 +11,16 @@ import os
 import platform
 import re
 import subprocess
+import time
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import psutil  # type: ignore[import-untyped]
 
-from bench.floors import KNOWN_CPU_US
+from bench.floors import KNOWN_CPU_US, cpu_s
 from bench.measure import Measured, Target, verdict
 from onsale.server import embedded
 
@@ -46,6 +48,25 @@ def machine() -> dict[str, str]:
         "load before": " ".join(f"{load:.2f}" for load in os.getloadavg()),
         "commit": commit(),
     }
+
+
+class Busy:
+    """How much of the machine others used during a run: what makes figures worse than they are."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._all_s, self._own_s = _busy_s(), cpu_s(os.getpid())
+
+    def others(self) -> str:
+        """Their share of all cores since this was made."""
+        cores_s = (time.monotonic() - self._began) * len(os.sched_getaffinity(0))
+        share = (_busy_s() - self._all_s - (cpu_s(os.getpid()) - self._own_s)) / cores_s
+        return f"{100 * max(0.0, share):.0f} % of the cores during the run"
+
+
+def _busy_s() -> float:
+    times = psutil.cpu_times()
+    return float(sum(times) - times.idle - times.iowait - times.guest - times.guest_nice)
 
 
 def commit() -> str:
