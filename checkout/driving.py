@@ -119,9 +119,6 @@ class Driver:
                 pinned.reason,
                 created_ms=created_ms(pinned.event_id),
             )
-        if not pinned.event_id:
-            # Pinned, then rebuilt before the answer came: the record has the claim, and the completer its lease.
-            return Ending(claim.attempt, claim.key, Outcome.OPEN)
         verdict = await self._feed.verdict(keys, "money", pinned.event_id, pin.order, int(lease.left_s * 1000))
         claimed = Ending(
             claim.attempt,

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 
 import msgspec
 
-from onsale.auth.errors import Flaw, InvalidRequest, PassInvalid, PassRequired
+from onsale.auth.errors import Flaw, IdempotencyKeyReused, InvalidRequest, PassInvalid, PassRequired
 from onsale.auth.identifiers import new_id
 from onsale.auth.passes import Passes
 from onsale.auth.requests import body_digest
@@ -26,13 +26,13 @@ from onsale.auth.sealing import Sealer
 from onsale.catalog.sales import Sale, SaleBook
 from onsale.checkout.documents import DOC, order_doc, sale_of
 from onsale.checkout.driving import DrivePolicy, Driver
-from onsale.checkout.errors import OrderUnknown, ProviderAway
+from onsale.checkout.errors import OrderUnknown, PassExpired, ProviderAway
 from onsale.checkout.idempotency import Ending, Outcome, ending_of_attempt, ending_of_row, refuse_unless_paid
 from onsale.checkout.inventory import Held, Inventory, OrderView, Reserve
 from onsale.checkout.orders import Orders
 from onsale.checkout.ports import PaymentProvider
 from onsale.checkout.record.events import OrderDoc
-from onsale.checkout.record.watermark import RecordFeed, VerdictKind
+from onsale.checkout.record.watermark import RECORDED, RecordFeed, VerdictKind
 from onsale.checkout.schemas import PaymentRequest, ReserveRequest
 from onsale.checkout.settling import Claim, Settler, Shop
 from onsale.checkout.states import OrderState
@@ -134,7 +134,14 @@ class CheckoutFlow:
             digest=doc.body_digest,
             doc=_encode(doc),
         )
-        return await self._shop.ask(sale.id, lambda keys: self._inventory.reserve(keys, asked))
+        try:
+            return await self._shop.ask(sale.id, lambda keys: self._inventory.reserve(keys, asked))
+        except PassExpired:
+            # Redis keeps a key for a day, the record for as long as its order; by then the pass has long expired.
+            held = await self._held_before(sale, asked)
+            if held is None:
+                raise
+            return held
 
     async def confirm(self, buyer: str, order: str, payment: PaymentRequest, key: str) -> Confirmation:
         """Pay and confirm. Answers a sold attempt, or one that is still open when the patience ends.
@@ -162,6 +169,15 @@ class CheckoutFlow:
     async def close(self) -> None:
         """Let every attempt finish that this process drives; each ends with its lease at the latest."""
         await self._driver.close()
+
+    async def _held_before(self, sale: Sale, asked: Reserve) -> Held | None:
+        row = await self._orders.by_key(sale.id, asked.buyer, asked.key)
+        if row is None:
+            return None
+        if row.body_digest != asked.digest:
+            raise IdempotencyKeyReused
+        doc = _encode(row.doc(sale.limit_per_buyer))
+        return Held(row.order, row.rev, row.expires_at_ms, doc, is_replay=True, event_id=RECORDED)
 
     async def _confirm_once(self, sale: Sale, view: OrderView, provider: PaymentProvider, asked: Asked) -> Confirmation:
         is_known = any(attempt.key == asked.key for attempt in view.attempts)

@@ -133,6 +133,11 @@ class Orders:
         rows = await self._fetch(SQL.order_get, order)
         return order_row(rows[0]) if rows else None
 
+    async def by_key(self, sale: str, buyer: str, key: str) -> OrderRow | None:
+        """The order that was reserved under that key, or None while the record does not have it."""
+        rows = await self._fetch(SQL.order_by_key, buyer, sale, key)
+        return await self.get(rows[0]["id"]) if rows else None
+
     async def of_buyer(self, buyer: str, page: Page) -> list[OrderRow]:
         """One page of a buyer's orders, newest first, and one more where there are more."""
         return await self._page(SQL.orders_of_buyer, buyer, page, page.sale)

@@ -15,6 +15,10 @@ SELECT o.id AS "order", o.sale, o.buyer, coalesce(o.turn, '') AS turn, o.lane, o
   FROM orders o
  WHERE o.id = $1;
 
+-- order_by_key --
+-- The order that a buyer's key made in a sale.
+SELECT id FROM orders WHERE buyer = $1 AND sale = $2 AND idempotency_key = $3 ORDER BY id LIMIT 1;
+
 -- orders_of_buyer --
 -- A page of one buyer's orders, newest first, after the id of the page before.
 SELECT o.id AS "order", o.sale, o.buyer, coalesce(o.turn, '') AS turn, o.lane, o.epoch, o.state, o.claim, o.reason, o.rev,

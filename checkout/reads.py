@@ -112,7 +112,8 @@ class Reads:
         """
         doc, ending = confirmation.doc, confirmation.ending
         is_done = ending.outcome is Outcome.SOLD and ending.is_recorded
-        if is_done and confirmation.payment is not None and not confirmation.tries_before:
+        # An attempt that was rebuilt on its way is told of by the record alone.
+        if is_done and confirmation.payment is not None and ending.created_ms and not confirmation.tries_before:
             paid = PaymentReply(
                 payment=ending.attempt,
                 provider=confirmation.payment.provider,
@@ -185,7 +186,9 @@ class Reads:
     def _merged(self, view: OrderView | None, row: OrderRow | None) -> Present:
         if row is not None and (view is None or _is_caught_up(row, view)):
             limit = 1 if row.sale is None else self._book.get(row.sale).limit_per_buyer
-            return Present(row.doc(limit), row.state, row.expires_at_ms, True, row)
+            # A rebuild gives holds more time, in Redis alone.
+            expires_at_ms = row.expires_at_ms if view is None else view.expires_at_ms
+            return Present(row.doc(limit), row.state, expires_at_ms, True, row)
         if view is None:
             raise OrderUnknown
         return Present(DOC.decode(view.doc), view.state, view.expires_at_ms, False, row)

@@ -4,7 +4,7 @@
   KEYS[2] orders    hash    order -> packed order
   KEYS[3] docs      hash    order -> its document
   KEYS[4] turns     hash    turn -> packed turn
-  KEYS[5] keys      hash    buyer|Idempotency-Key -> packed answer
+  KEYS[5] keys      hash    buyer|Idempotency-Key -> packed answer, #buyer -> refusals among them
   KEYS[6] ended     zset    score = when (ms); an order, `t|turn` or `k|buyer|key`
   KEYS[7] closings  stream  consumed by the line's Admitter
   ARGV[1] age (ms) beyond which to forget   ARGV[2] count, at most so many   ARGV[3] age (ms) of closings to keep
@@ -34,7 +34,12 @@ end
 
 local function decide(member)
   local kind, rest = string.match(member, "^([tk])|(.*)$")
-  if kind then return nil, {member = member, key = kind == "t" and turns or keys, field = rest} end
+  if kind == "t" then return nil, {member = member, turn = rest} end
+  if kind == "k" then
+    local count = "#" .. string.match(rest, "^[^|]*")
+    local refusals = tonumber(redis.call("HGET", keys, count) or nil) or 0
+    return nil, {member = member, refusal = rest, count = count, left = refusals - 1}
+  end
   local order = read_packed(orders, member)
   -- Stays until it is recorded; nobody reads what is answered here.
   if order and not is_recorded(order) then return {OK} end
@@ -44,7 +49,11 @@ end
 local forgotten = 0
 local function write(plan)
   redis.call("ZREM", ended, plan.member)
-  if plan.key then redis.call("HDEL", plan.key, plan.field) end
+  if plan.turn then redis.call("HDEL", turns, plan.turn) end
+  if plan.refusal then
+    redis.call("HDEL", keys, plan.refusal)
+    if plan.left > 0 then redis.call("HSET", keys, plan.count, plan.left) else redis.call("HDEL", keys, plan.count) end
+  end
   if plan.order then
     redis.call("HDEL", orders, plan.member)
     redis.call("HDEL", docs, plan.member)

@@ -137,7 +137,7 @@ class ShopKeys:
 
     @property
     def keys(self) -> str:
-        """hash: buyer and Idempotency-Key -> packed (digest, order or refusal)."""
+        """hash: `buyer|Idempotency-Key` -> packed (digest, order or refusal); `#buyer` -> refusals among them."""
         return self._key("keys")
 
     @property

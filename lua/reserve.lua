@@ -8,7 +8,7 @@
   KEYS[5]  docs      hash    order -> its document
   KEYS[6]  buyers    hash    buyer -> packed buyer
   KEYS[7]  turns     hash    turn -> packed turn
-  KEYS[8]  keys      hash    buyer|Idempotency-Key -> packed answer
+  KEYS[8]  keys      hash    buyer|Idempotency-Key -> packed answer, #buyer -> refusals among them
   KEYS[9]  ended     zset    what may be forgotten
   KEYS[10] money     stream  consumed by the Flusher
   KEYS[11] holdings  stream  consumed by the Flusher
@@ -42,6 +42,8 @@ local expires_at_ms = now_ms + hold_ttl_ms
 local at, expires = string.format("%.0f", now_ms), string.format("%.0f", expires_at_ms)
 -- Lua's unpack carries at most 8,000 values.
 local CHUNK = 4000
+-- Refusals remembered for one buyer: nobody is refused that often by mistake, and this memory is everybody's.
+local REFUSALS_MAX = 100
 
 -- Whether the oldest event the record has not is older than it may be: then what is held here might be refused there.
 local function is_behind(stream, upto)
@@ -68,6 +70,7 @@ for _, item in ipairs(items) do
   wanted.buyers[item[2]] = true
   wanted.turns[item[3]] = true
   wanted.keys[item[2] .. "|" .. item[6]] = true
+  wanted.keys["#" .. item[2]] = true
   for _, thing in ipairs(item[5]) do
     wanted.units[thing[1] .. ":free"] = true
     wanted.units[thing[1] .. ":held"] = true
@@ -120,7 +123,7 @@ local function refusal_of(item, buyer, turn)
   return refusal_by_stock(item[5])
 end
 
-local changed_units, changed_buyers, changed_turns = {}, {}, {}
+local changed_units, changed_buyers, changed_turns, changed_refusals = {}, {}, {}, {}
 
 local function hold(item, buyer, turn)
   for _, thing in ipairs(item[5]) do
@@ -134,6 +137,15 @@ local function hold(item, buyer, turn)
     turn[TURN_OPEN] = item[1]
     seen.turns[item[3]], changed_turns[item[3]] = turn, true
   end
+end
+
+-- Counts one more refusal of a buyer; false where no more are remembered.
+local function may_remember(buyer)
+  local field = "#" .. buyer
+  local refusals = tonumber(seen.keys[field] or nil) or 0
+  if refusals >= REFUSALS_MAX then return false end
+  seen.keys[field], changed_refusals[field] = refusals + 1, true
+  return true
 end
 
 -- What a key answers, packed as {digest, reply, order, expires_at_ms, event_id}; of a refusal only the first two.
@@ -153,6 +165,7 @@ local function decide(item)
   if record_behind then return {refusal = RECORD_BEHIND} end
   local buyer, turn = value_of("buyers", item[2], {0, 0, ""}), value_of("turns", item[3], {"open", ""})
   local refusal = refusal_of(item, buyer, turn)
+  if refusal and not may_remember(item[2]) then return {refusal = refusal} end
   local entry = {item[7], refusal or OK}
   if not refusal then
     hold(item, buyer, turn)
@@ -198,6 +211,9 @@ local function write_fresh()
       ended_pairs[#ended_pairs + 1], ended_pairs[#ended_pairs + 2] = now_ms, "k|" .. new.field
     end
     key_pairs[#key_pairs + 1], key_pairs[#key_pairs + 2] = new.field, cmsgpack.pack(entry)
+  end
+  for field in pairs(changed_refusals) do
+    key_pairs[#key_pairs + 1], key_pairs[#key_pairs + 2] = field, seen.keys[field]
   end
   write_many("HSET", keys, key_pairs)
   write_many("HSET", stock, packed_pairs("units", changed_units))

@@ -37,10 +37,25 @@ class SandboxProvider:
 
     name = "sandbox"
 
-    def __init__(self, url: str, *, read_timeout_s: float = READ_TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        connect_timeout_s: float = CONNECT_TIMEOUT_S,
+        read_timeout_s: float = READ_TIMEOUT_S,
+        connections_max: int = CONNECTIONS_MAX,
+    ) -> None:
         self._url = url.rstrip("/")
+        self._connections_max = connections_max
         self._session: aiohttp.ClientSession | None = None
-        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=read_timeout_s)
+        # The whole call has an end, waiting for a connection of a busy pool as well: whoever begins one within a lease
+        # must be done within it.
+        self._timeout = aiohttp.ClientTimeout(
+            total=connect_timeout_s + read_timeout_s,
+            connect=connect_timeout_s,
+            sock_connect=connect_timeout_s,
+            sock_read=read_timeout_s,
+        )
 
     async def charge(self, *, attempt: str, order: str, amount: int, currency: str, method: str, token: str) -> Charge:
         asked = {
@@ -87,7 +102,7 @@ class SandboxProvider:
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 timeout=self._timeout,
-                connector=aiohttp.TCPConnector(limit=CONNECTIONS_MAX),
+                connector=aiohttp.TCPConnector(limit=self._connections_max),
                 headers={"Content-Type": "application/json"},
                 skip_auto_headers=("User-Agent",),
                 auto_decompress=False,

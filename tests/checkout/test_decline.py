@@ -163,3 +163,19 @@ async def test_a_refusal_that_redis_has_forgotten(shop: Shop) -> None:
     """A rebuild has counted the units already: nothing is left to undo."""
     assert await shop.inventory.refuse(KEYS, "forgotten", "attempt", "stock") is None
     assert {"free": 10, "stock": 10} == await shop.units()
+
+
+async def test_a_sale_the_record_refused(shop: Shop) -> None:
+    """Only the very event that made it undoes a sale; then the units are free and the buyer's count is as before."""
+    order, attempt = await shop.pinned("ann", {"jacket": 2})
+    confirmed = await shop.inventory.confirm(KEYS, order, attempt)
+    with pytest.raises(errors.OrderStateConflict):
+        await shop.inventory.refuse(KEYS, order, attempt, "state", "1-1")
+
+    refused = [await shop.inventory.refuse(KEYS, order, attempt, "state", confirmed.event_id) for _ in range(2)]
+
+    assert [(OrderState.RELEASED, False), (OrderState.RELEASED, True)] == [
+        (answer.state, answer.is_replay) for answer in refused if answer is not None
+    ]
+    assert {"free": 10, "stock": 10} == await shop.units()
+    assert (await shop.reserve("ann", {"jacket": 2})).rev == 1

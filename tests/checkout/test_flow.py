@@ -17,6 +17,7 @@ from onsale.checkout.errors import (
     OrderExpired,
     OrderStateConflict,
     OrderUnknown,
+    PassExpired,
     PassSpent,
     PaymentDeclined,
     PriceChanged,
@@ -570,6 +571,23 @@ async def test_expired_pass_is_judged_by_redis(checkout: Checkout) -> None:
         except CheckoutError as error:
             found = type(error).__name__
         assert answer == found
+
+
+async def test_reservation_key_outlives_redis(checkout: Checkout) -> None:
+    """A day later Redis has dropped the key, and the pass has expired: the record still answers it."""
+    wanted = ReserveRequest((ItemRequest("jacket", 1),))
+    order = (await checkout.reserve("ann", key="k")).order
+    await checkout.confirm("ann", order)
+    await checkout.redis.delete(checkout.keys.keys)
+    token = checkout.pass_of("ann", exp_ms=1)
+
+    for _ in range(2):
+        held = await checkout.flow.reserve("drop", "ann", token, wanted, "k")
+        assert (order, True) == (held.order, held.is_replay)
+    with pytest.raises(IdempotencyKeyReused):
+        await checkout.flow.reserve("drop", "ann", token, ReserveRequest((ItemRequest("jacket", 2),)), "k")
+    with pytest.raises(PassExpired):
+        await checkout.flow.reserve("drop", "ann", token, wanted, "never")
 
 
 def test_fate_ends_everything_after_it() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,6 +111,19 @@ class Moody:
 
 async def charge(guarded: Guarded) -> ChargeState:
     return (await guarded.charge(attempt="a1", token="ok", **ASKED)).state
+
+
+async def test_a_call_does_not_wait_for_a_connection_beyond_its_time(sandbox: Sandbox) -> None:
+    """While others hold every connection nothing is sent: a call begun within a lease ends within it."""
+    client = SandboxProvider(sandbox.url, connect_timeout_s=0.05, connections_max=1)
+    slow = asyncio.create_task(client.charge(attempt="first", token="slow_400", **ASKED))
+    await asyncio.sleep(0)
+    with pytest.raises(NotReached):
+        await client.charge(attempt="second", token="ok", **ASKED)
+
+    assert ChargeState.CAPTURED is (await slow).state
+    assert ChargeState.UNKNOWN is (await client.find(attempt="second")).state
+    await client.close()
 
 
 @pytest.mark.parametrize("mood", [NotReached, NoReply])

@@ -269,3 +269,23 @@ async def test_a_cancelled_request_takes_nobody_with_it(shop: Shop) -> None:
     gone.cancel()
 
     assert "bob" == (await shop.look((await stays).order)).buyer
+
+
+async def test_refusals_of_one_buyer_are_remembered_so_often(shop: Shop) -> None:
+    """Whoever is refused without end does not fill the memory of all; the place is free again when one is forgotten."""
+    await shop.open_more(hat=-5)
+    for number in range(101):
+        with pytest.raises(errors.SoldOut):
+            await shop.reserve("ann", {"hat": 1}, key=f"k{number}")
+    assert 101 == await shop.redis.hlen(KEYS.keys)
+    with pytest.raises(errors.SoldOut) as again:
+        await shop.reserve("ann", {"hat": 1}, key="k0")
+    assert again.value.is_replay
+
+    await shop.redis.zadd(KEYS.ended, {"k|ann|k0": 1})
+    await shop.inventory.forget(KEYS)
+
+    with pytest.raises(errors.SoldOut):
+        await shop.reserve("ann", {"hat": 1}, key="another")
+    assert b"100" == await shop.redis.hget(KEYS.keys, "#ann")
+    assert await shop.redis.hexists(KEYS.keys, "ann|another")

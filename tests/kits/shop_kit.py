@@ -31,7 +31,8 @@ NEVER_MS = 4_000_000_000_000
 TERMS = ShopTerms(opens_at_ms=0, closes_at_ms=NEVER_MS, limit_per_buyer=2, hold_ttl_ms=600_000)
 COUNTERS = ("free", "held", "claimed", "sold", "withdrawn", "stock")
 
-numbers = itertools.count(1)
+# Of one width, so that names made later sort later however many were made before: a model is replayed by it.
+numbers = itertools.count(1_000_001)
 
 
 def snapshot(terms: ShopTerms = TERMS, **stock: int) -> ShopSnapshot:
