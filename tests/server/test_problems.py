@@ -51,7 +51,7 @@ def test_catalogues_have_the_same_keys_sorted():
     assert en == ko
 
 
-@pytest.mark.parametrize("problem", {*problems.PROBLEMS.values()}, ids=lambda problem: problem.code)
+@pytest.mark.parametrize("problem", list(dict.fromkeys(problems.PROBLEMS.values())), ids=lambda problem: problem.code)
 def test_429_and_503_say_when_to_come_back(problem):
     """Each carries Retry-After, no other status does."""
     assert (problem.status in (429, 503)) == (problem.retry_after_s is not None)
