@@ -115,6 +115,7 @@ class KnownLine:
         "heard_ms",
         "keys",
         "known",
+        "news_top",
         "reason",
         "sale",
         "sign_quarter",
@@ -137,6 +138,8 @@ class KnownLine:
         self.heard_ms = 0
         # Tickets that Redis said are simply waiting, and of which no news came since.
         self.known = PlaceSet()
+        # The highest place of which there was news.
+        self.news_top = 0
         # The newest views of tickets that were not simply waiting.
         self.views: dict[int, TicketView] = {}
         # Signs of life of this quarter: whose was gathered, and which are not sent yet.
@@ -178,6 +181,7 @@ class KnownLine:
         for place in places:
             self.known.discard(place)
             self._asking.discard(place)
+            self.news_top = max(self.news_top, place)
         self._listener(self, places)
 
     def suspect(self) -> None:

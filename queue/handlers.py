@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import msgspec
 from aiohttp import web
 from msgspec import UNSET, UnsetType
+from redis.exceptions import RedisError
 
 from onsale.auth.accounts import is_email, normal_email
 from onsale.auth.errors import (
@@ -20,6 +22,7 @@ from onsale.auth.errors import (
     InvalidRequest,
     NotFound,
     PassInvalid,
+    StoreUnavailable,
     Unauthenticated,
 )
 from onsale.auth.identifiers import new_id
@@ -55,7 +58,7 @@ from onsale.auth.streamkeys import StreamEnded
 from onsale.auth.tickets import TicketFacts, is_ticket_token
 from onsale.catalog.sales import Sale
 from onsale.queue.control import Admission, Control, PolicyChange
-from onsale.queue.errors import GuestsRefused, PolicyMissingMatch, PolicyStale, TicketUnknown
+from onsale.queue.errors import GuestsRefused, LineRecovering, PolicyMissingMatch, PolicyStale, TicketUnknown
 from onsale.queue.feed import Feed, KnownLine
 from onsale.queue.line import Line
 from onsale.queue.ports import ShopPort
@@ -139,7 +142,8 @@ async def stream_ticket(request: web.Request) -> web.StreamResponse:
         held = await _held(request, is_stream=True)
     except StreamEnded:
         return web.Response(status=204)
-    return await request.app[STREAMS].serve_ticket(request, held.facts, held.buyer, _end_of(request, key))
+    on_end = _end_of(request, key)
+    return await request.app[STREAMS].serve_ticket(request, held.facts, held.buyer, held.session, on_end)
 
 
 # --- everyone
@@ -167,12 +171,17 @@ async def stream_line(request: web.Request) -> web.StreamResponse:
 
 
 async def verify_pass(request: web.Request) -> web.Response:
-    """204 for a pass that is good now, with what it says in headers; 401 otherwise. For proxies."""
+    """204 for a pass that is good now, with what it says in headers; 401 otherwise. For proxies.
+
+    A share of a batch of Redis. While the line cannot be asked, signature and time decide alone.
+    """
     asked = query(request, **{"pass": str, "sale": str})
     token = request.headers.get("Admission-Pass") or cookie(request, PASS_COOKIE) or asked.get("pass")
     if not token:
         raise Unauthenticated
     seen = _good_pass(request, token, asked.get("sale"))
+    if await _has_ended(request, seen):
+        raise Unauthenticated
     headers = {"Admission-Sale": seen.sale, "Admission-Buyer": seen.buyer, "Admission-Turn": seen.turn}
     return web.Response(status=204, headers=headers)
 
@@ -256,7 +265,7 @@ async def stream_live(request: web.Request) -> web.StreamResponse:
     if operator.role not in OPERATORS:
         raise Forbidden
     line = request.app[FEED].line(request.match_info["sale"])
-    return await request.app[STREAMS].serve_live(request, line, operator.account)
+    return await request.app[STREAMS].serve_live(request, line, operator.account, operator.session)
 
 
 async def list_audit(request: web.Request) -> web.Response:
@@ -326,10 +335,11 @@ async def revoke(request: web.Request) -> web.Response:
 
 
 class Held(msgspec.Struct, frozen=True):
-    """A ticket and the buyer who has shown to hold it."""
+    """A ticket and the buyer who has shown to hold it; `session` is empty where the ticket's token showed it."""
 
     facts: TicketFacts
     buyer: str
+    session: str = ""
 
 
 async def _held(request: web.Request, *, is_stream: bool = False) -> Held:
@@ -340,7 +350,7 @@ async def _held(request: web.Request, *, is_stream: bool = False) -> Held:
         return by_token
     ticket = request.match_info["ticket"]
     found = await holder(request, ticket, is_stream=is_stream)
-    return Held(app[TICKETS].facts(ticket), found.account)
+    return Held(app[TICKETS].facts(ticket), found.account, found.session)
 
 
 def _by_ticket_token(request: web.Request, app: web.Application) -> Held | None:
@@ -381,6 +391,16 @@ def _good_pass(request: web.Request, token: str, sale: str | None) -> Pass:
     if seen.exp_ms <= request.app[FEED].now_ms():
         raise Unauthenticated
     return seen
+
+
+async def _has_ended(request: web.Request, seen: Pass) -> bool:
+    """Whether the line knows that this pass's turn is over before its time: it bought, left, or was revoked."""
+    line, place = request.app[FEED].line(seen.sale), seen.turn.split("-")[1]
+    try:
+        view = await request.app[LINE].look(line.keys, int(place))
+    except (LineRecovering, StoreUnavailable):
+        return False
+    return view is not None and view.turn == seen.turn and view.state is not TicketState.ADMITTED
 
 
 async def _acting(request: web.Request) -> tuple[Identity, str | None]:
@@ -488,9 +508,11 @@ def _cursor(text: str) -> int:
 
 def _end_of(request: web.Request, key: str | None) -> Callable[[], Awaitable[None]]:
     async def end() -> None:
-        """The stream has sent its last event: its key opens nothing any more."""
-        if key is not None:
-            await request.app[STREAM_KEYS].ended(key)
+        """The stream has sent its last event: its key opens nothing any more. Where that cannot be written down, or the
+        key was not what opened it, nothing is lost: whoever comes back is told again that there is nothing to tell."""
+        with suppress(RedisError, Unauthenticated):
+            if key is not None:
+                await request.app[STREAM_KEYS].ended(key)
 
     return end
 

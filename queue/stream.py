@@ -13,7 +13,7 @@ import asyncio
 import random
 import time
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar
@@ -93,10 +93,12 @@ COMMENT = b": still here\n\n"
 class TicketStream:
     """One holder's stream."""
 
-    __slots__ = ("asked_ms", "buyer", "facts", "framed_ms", "message", "order", "told", "wire")
+    __slots__ = ("asked_ms", "buyer", "facts", "framed_ms", "message", "order", "session", "told", "wire")
 
-    def __init__(self, wire: Wire, facts: TicketFacts, buyer: str, told: Told, frame: Frame) -> None:
+    def __init__(self, wire: Wire, facts: TicketFacts, buyer: str, session: str, told: Told, frame: Frame) -> None:
         self.wire = wire
+        # The sign-in that opened it; empty where a ticket's token did.
+        self.session = session
         self.facts = facts
         self.buyer = buyer
         self.told = told
@@ -112,6 +114,9 @@ class LineStream:
 
     __slots__ = ("opened_ms", "order", "sale_no", "wire")
 
+    # Nobody signs in.
+    session = ""
+
     def __init__(self, wire: Wire, sale_no: int, frame: Frame) -> None:
         self.wire = wire
         self.sale_no = sale_no
@@ -123,10 +128,11 @@ class LineStream:
 class LiveStream:
     """One operator's stream of figures."""
 
-    __slots__ = ("sale_no", "wire")
+    __slots__ = ("sale_no", "session", "wire")
 
-    def __init__(self, wire: Wire, sale_no: int) -> None:
+    def __init__(self, wire: Wire, sale_no: int, session: str) -> None:
         self.wire = wire
+        self.session = session
         self.sale_no = sale_no
 
 
@@ -136,7 +142,8 @@ S = TypeVar("S", TicketStream, LineStream, LiveStream, Stream)
 
 class Streams:
     """Every event stream of this process. `tick` (every 50 ms) writes what memory knows, `tell` (every 20 ms) asks
-    Redis for those of whom there is news. Neither waits for any client."""
+    Redis for those of whom there is news. Neither waits for any client. `revoked` is what this process knows of
+    sessions that were ended: their streams end within a second of it."""
 
     def __init__(
         self,
@@ -145,6 +152,7 @@ class Streams:
         presence: Presence,
         limits: StreamLimits,
         *,
+        revoked: Container[str] = frozenset(),
         rng: random.Random | None = None,
         clock_ms: Callable[[], int] = lambda: time.monotonic_ns() // 1_000_000,
     ) -> None:
@@ -152,6 +160,7 @@ class Streams:
         self._feed = feed
         self._presence = presence
         self._limits = limits
+        self._revoked = revoked
         self._rng = rng or random.Random()
         self._clock_ms = clock_ms
         self._slots: list[dict[Stream, None]] = [{} for _ in range(SLOTS)]
@@ -172,7 +181,12 @@ class Streams:
         feed.listen(self._notice)
 
     async def serve_ticket(
-        self, request: web.Request, facts: TicketFacts, buyer: str, on_end: Callable[[], Awaitable[None]]
+        self,
+        request: web.Request,
+        facts: TicketFacts,
+        buyer: str,
+        session: str,
+        on_end: Callable[[], Awaitable[None]],
     ) -> web.StreamResponse:
         """A holder's stream, until its last event or until the client goes. `on_end` is awaited after the last event.
 
@@ -181,7 +195,7 @@ class Streams:
         owner = f"buyer {buyer}"
         await self._take_room(owner, self._limits.person_max)
         try:
-            return await self._serve_ticket(request, facts, buyer, on_end)
+            return await self._serve_ticket(request, facts, buyer, session, on_end)
         finally:
             self._give_room(owner)
 
@@ -194,12 +208,14 @@ class Streams:
         finally:
             self._give_room(owner)
 
-    async def serve_live(self, request: web.Request, line: KnownLine, operator: str) -> web.StreamResponse:
+    async def serve_live(
+        self, request: web.Request, line: KnownLine, operator: str, session: str
+    ) -> web.StreamResponse:
         """Operators' figures of a sale, as `publish_live` gives them."""
         owner = f"operator {operator}"
         await self._take_room(owner, self._limits.person_max)
         try:
-            return await self._serve_live(request, line)
+            return await self._serve_live(request, line, session)
         finally:
             self._give_room(owner)
 
@@ -286,7 +302,12 @@ class Streams:
             del self._owners[owner]
 
     async def _serve_ticket(
-        self, request: web.Request, facts: TicketFacts, buyer: str, on_end: Callable[[], Awaitable[None]]
+        self,
+        request: web.Request,
+        facts: TicketFacts,
+        buyer: str,
+        session: str,
+        on_end: Callable[[], Awaitable[None]],
     ) -> web.StreamResponse:
         line = self._feed.line_of(facts.sale_no)
         told = self._teller.from_memory(line, facts) or await self._teller.tell(facts, buyer)
@@ -300,7 +321,7 @@ class Streams:
         response, wire = await self._open(request, b"".join(first))
         if wire is None:
             return response
-        stream = TicketStream(wire, facts, buyer, told, frame)
+        stream = TicketStream(wire, facts, buyer, session, told, frame)
         mine = self._by_ticket.setdefault((facts.sale_no, facts.place), [])
         mine.append(stream)
         if self._teller.from_memory(line, facts) is None:
@@ -335,11 +356,11 @@ class Streams:
             self._on_line[line.sale.no].pop(stream, None)
         return await _end(response, wire)
 
-    async def _serve_live(self, request: web.Request, line: KnownLine) -> web.StreamResponse:
+    async def _serve_live(self, request: web.Request, line: KnownLine, session: str) -> web.StreamResponse:
         response, wire = await self._open(request, self._retry())
         if wire is None:
             return response
-        stream = LiveStream(wire, line.sale.no)
+        stream = LiveStream(wire, line.sale.no, session)
         self._live[line.sale.no][stream] = None
         try:
             await self._until_ended(stream)
@@ -488,13 +509,15 @@ class Streams:
         return written
 
     async def _sweep(self) -> int:
-        """Wake the handlers of connections that have gone."""
+        """Wake the handlers of connections that have gone, and of those whose session was ended: they come back and
+        are refused."""
         dropped = 0
         streams = tuple(self._all())
         for start in range(0, len(streams), 20 * SLICE):
             await asyncio.sleep(0)
             for stream in streams[start : start + 20 * SLICE]:
-                if stream.wire.is_closing and not stream.wire.ended.done():
+                is_over = stream.wire.is_closing or stream.session in self._revoked
+                if is_over and not stream.wire.ended.done():
                     stream.wire.finish()
                     dropped += 1
         return dropped

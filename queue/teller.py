@@ -173,7 +173,9 @@ class Teller:
         if view.state is TicketState.ADMITTED and view.told_ms == 0:
             view = await self._line.take(line.keys, view.place)
         ticket = self._tickets.issue(line.sale.no, LANES.index(view.lane), view.place, view.joined_ms, buyer)
-        line.asking(view.place)
+        # Nobody could be asking for a place that was not given yet: news of it may have come before this answer.
+        if view.place > line.news_top:
+            line.asking(view.place)
         line.learn(view.place, view)
         # Joining was a first sign of life.
         line.signed.add(view.place)

@@ -133,7 +133,7 @@ async def _open(app: web.Application) -> AsyncIterator[None]:
         await key_signs.require()
         loops = Loops(tick_observer(metrics, readers.of(metrics)), metrics.on_failure)
         revocations = _open_auth(app, rooms, loops, closing)
-        _open_line(app, rooms, loops, closing)
+        _open_line(app, rooms, revocations, loops, closing)
         flow = _open_checkout(app, rooms)
         add_shared_loops(rooms, loops)
         loops.add("key_signs", key_signs.tick, MINUTE_MS)
@@ -169,12 +169,14 @@ def _open_auth(app: web.Application, rooms: Rooms, loops: Loops, closing: AsyncE
     return revocations
 
 
-def _open_line(app: web.Application, rooms: Rooms, loops: Loops, closing: AsyncExitStack) -> None:
+def _open_line(
+    app: web.Application, rooms: Rooms, revocations: Revocations, loops: Loops, closing: AsyncExitStack
+) -> None:
     feed = Feed(rooms.stores.line, rooms.book)
     closing.push_async_callback(feed.close)
     presence = Presence(rooms.line, feed)
     teller = Teller(rooms.line, feed, presence, app[auth.TICKETS], app[auth.PASSES])
-    streams = Streams(teller, feed, presence, StreamLimits())
+    streams = Streams(teller, feed, presence, StreamLimits(), revoked=revocations)
     app.on_shutdown.append(lambda _: streams.close())
     app[catalog.BOOK] = rooms.book
     app[line.CONTROL] = Control(rooms.stores.line, rooms.stores.pool, rooms.book)

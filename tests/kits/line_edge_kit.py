@@ -97,9 +97,16 @@ class Edge:
         self.tickets = Tickets(KEYRING)
         self.passes = Passes(KEYRING, ISSUER)
         self.teller = Teller(self.line, self.feed, self.presence, self.tickets, self.passes)
-        self.streams = Streams(self.teller, self.feed, self.presence, limits or StreamLimits(), clock_ms=self.clock)
-        self.live = Live(self.feed, self.streams, self.shop)
         self.revocations = Revocations(pool)
+        self.streams = Streams(
+            self.teller,
+            self.feed,
+            self.presence,
+            limits or StreamLimits(),
+            revoked=self.revocations,
+            clock_ms=self.clock,
+        )
+        self.live = Live(self.feed, self.streams, self.shop)
         self.access = AccessTokens(KEYRING, ISSUER, self.revocations)
 
     @property

@@ -13,9 +13,10 @@ from line_edge_kit import SALE, Edge, opened_edge
 from redis.asyncio import Redis
 
 from onsale.catalog.errors import SaleUnknown
+from onsale.lua.keys import LineKeys
 from onsale.queue.feed import PlaceSet
 from onsale.queue.frame import Reason, build
-from onsale.queue.states import LineState
+from onsale.queue.states import LineState, TicketView
 
 
 @pytest.fixture
@@ -206,3 +207,21 @@ async def test_an_unknown_sale(edge: Edge) -> None:
     """What the book does not know has no line."""
     with pytest.raises(SaleUnknown):
         edge.feed.line("winter")
+
+
+async def test_news_that_overtakes_the_answer_to_joining(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nobody waits, a buyer may be let in before the process reads that they have joined: it must not take them
+    for waiting."""
+    join = edge.line.join
+
+    async def join_and_be_let_in(keys: LineKeys, buyer: str) -> tuple[TicketView, bool]:
+        answer = await join(keys, buyer)
+        assert await edge.admit()
+        return answer
+
+    monkeypatch.setattr(edge.line, "join", join_and_be_let_in)
+    await edge.teller.join(edge.known, "ann")
+    monkeypatch.undo()
+    await edge.teller.join(edge.known, "bob")
+
+    assert (False, True) == (1 in edge.known.known, 2 in edge.known.known)

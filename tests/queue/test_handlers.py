@@ -270,6 +270,24 @@ async def test_verify_pass(edge: Edge, client: Client) -> None:
             assert 401 == response.status
 
 
+async def test_a_pass_ends_with_its_turn(edge: Edge, client: Client) -> None:
+    """Whoever has left, bought or was put out has a pass of good signature and time that opens no door any more."""
+    ticket, proof = await joined(edge, client, "ann")
+    await edge.admit()
+    pass_ = (await polled(client, ticket, proof))["pass"]["token"]
+
+    async def verified() -> int:
+        async with client.get("/v1/passes/verify", headers={"Admission-Pass": pass_}) as response:
+            return response.status
+
+    assert 204 == await verified()
+    async with client.delete(f"/v1/tickets/{ticket['ticket']}", headers=proof) as response:
+        assert 204 == response.status
+    assert 401 == await verified()
+    await edge.redis.hset(edge.known.keys.meta, "run_id", "another server")
+    assert 204 == await verified()
+
+
 # --- operators
 
 

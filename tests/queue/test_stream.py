@@ -380,3 +380,23 @@ async def test_streams_over_http_1_0(edge: Edge, client: Client) -> None:
     text = (await asyncio.wait_for(reader.read(), 5)).decode()
     writer.close()
     assert {"", "id", "event", "data", "retry"} == {line.partition(":")[0] for line in text.split("\n")}
+
+
+@pytest.mark.parametrize("kind", ["ticket", "live"])
+async def test_a_stream_ends_with_the_session_that_opened_it(edge: Edge, client: Client, kind: str) -> None:
+    """Signed out, or of another role by now, nobody goes on listening; whoever opens it again is refused."""
+    path, proof = await joined(edge, "ann")
+    header = edge.bearer("ann", Role.MANAGER)
+    asked = path if kind == "ticket" else f"/v1/sales/{SALE}/live/events"
+    async with client.get(asked, headers=header) as response, client.get(path, headers=proof) as by_token:
+        assert 200 == response.status == by_token.status
+        await until(lambda: edge.streams.open_count == 2)
+        edge.revocations.add("s", until_ms=2**60)
+        edge.clock.ms += 1_000
+        await edge.streams.tick()
+        while await response.content.readany():
+            pass
+
+        await until(lambda: edge.streams.open_count == 1)
+    async with client.get(asked, headers=header) as response:
+        assert 401 == response.status
