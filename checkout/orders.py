@@ -136,7 +136,7 @@ class Orders:
     async def by_key(self, sale: str, buyer: str, key: str) -> OrderRow | None:
         """The order that was reserved under that key, or None while the record does not have it."""
         rows = await self._fetch(SQL.order_by_key, buyer, sale, key)
-        return await self.get(rows[0]["id"]) if rows else None
+        return order_row(rows[0]) if rows else None
 
     async def of_buyer(self, buyer: str, page: Page) -> list[OrderRow]:
         """One page of a buyer's orders, newest first, and one more where there are more."""
@@ -173,7 +173,7 @@ class Orders:
 
 
 def order_row(row: Mapping[str, Any]) -> OrderRow:
-    """A row of `orders.sql` or `completer.sql` as an order."""
+    """A row of `order_details` as an order."""
     return OrderRow(
         order=row["order"],
         sale=row["sale"],

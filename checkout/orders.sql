@@ -1,64 +1,27 @@
 -- order_get --
 -- One order as the record has it, with its items and every try to pay.
-SELECT o.id AS "order", o.sale, o.buyer, coalesce(o.turn, '') AS turn, o.lane, o.epoch, o.state, o.claim, o.reason, o.rev,
-       o.amount, o.currency, o.address, o.idempotency_key, o.body_digest,
-       (extract(epoch FROM o.expires_at) * 1000)::bigint AS expires_at_ms,
-       (SELECT coalesce(json_agg(json_build_object(
-                 'product', i.product, 'title', i.title, 'quantity', i.quantity, 'unit_amount', i.unit_amount,
-                 'list_amount', i.list_amount, 'currency', i.currency) ORDER BY i.product), '[]')
-          FROM order_items i WHERE i.order_id = o.id) AS items,
-       (SELECT coalesce(json_agg(json_build_object(
-                 'payment', p.id, 'provider', p.provider, 'method', p.method, 'state', p.state, 'reason', p.reason,
-                 'retryable', p.retryable, 'key', p.idempotency_key, 'digest', p.body_digest,
-                 'created_at_ms', (extract(epoch FROM p.created_at) * 1000)::bigint) ORDER BY p.created_at, p.id), '[]')
-          FROM payments p WHERE p.order_id = o.id) AS payments
-  FROM orders o
- WHERE o.id = $1;
+SELECT * FROM order_details WHERE "order" = $1;
 
 -- order_by_key --
 -- The order that a buyer's key made in a sale.
-SELECT id FROM orders WHERE buyer = $1 AND sale = $2 AND idempotency_key = $3 ORDER BY id LIMIT 1;
+SELECT * FROM order_details WHERE buyer = $1 AND sale = $2 AND idempotency_key = $3 ORDER BY "order" LIMIT 1;
 
 -- orders_of_buyer --
 -- A page of one buyer's orders, newest first, after the id of the page before.
-SELECT o.id AS "order", o.sale, o.buyer, coalesce(o.turn, '') AS turn, o.lane, o.epoch, o.state, o.claim, o.reason, o.rev,
-       o.amount, o.currency, o.address, o.idempotency_key, o.body_digest,
-       (extract(epoch FROM o.expires_at) * 1000)::bigint AS expires_at_ms,
-       (SELECT coalesce(json_agg(json_build_object(
-                 'product', i.product, 'title', i.title, 'quantity', i.quantity, 'unit_amount', i.unit_amount,
-                 'list_amount', i.list_amount, 'currency', i.currency) ORDER BY i.product), '[]')
-          FROM order_items i WHERE i.order_id = o.id) AS items,
-       (SELECT coalesce(json_agg(json_build_object(
-                 'payment', p.id, 'provider', p.provider, 'method', p.method, 'state', p.state, 'reason', p.reason,
-                 'retryable', p.retryable, 'key', p.idempotency_key, 'digest', p.body_digest,
-                 'created_at_ms', (extract(epoch FROM p.created_at) * 1000)::bigint) ORDER BY p.created_at, p.id), '[]')
-          FROM payments p WHERE p.order_id = o.id) AS payments
-  FROM orders o
- WHERE o.buyer = $1
-   AND ($2::text IS NULL OR o.id < $2) AND ($3::text IS NULL OR o.state = $3) AND ($4::text IS NULL OR o.sale = $4)
-   AND ($5::timestamptz IS NULL OR o.reserved_at >= $5) AND ($6::timestamptz IS NULL OR o.reserved_at < $6)
- ORDER BY o.id DESC
+SELECT * FROM order_details
+ WHERE buyer = $1
+   AND ($2::text IS NULL OR "order" < $2) AND ($3::text IS NULL OR state = $3) AND ($4::text IS NULL OR sale = $4)
+   AND ($5::timestamptz IS NULL OR reserved_at >= $5) AND ($6::timestamptz IS NULL OR reserved_at < $6)
+ ORDER BY "order" DESC
  LIMIT $7;
 
 -- orders_of_sale --
 -- A page of one sale's orders, newest first, after the id of the page before.
-SELECT o.id AS "order", o.sale, o.buyer, coalesce(o.turn, '') AS turn, o.lane, o.epoch, o.state, o.claim, o.reason, o.rev,
-       o.amount, o.currency, o.address, o.idempotency_key, o.body_digest,
-       (extract(epoch FROM o.expires_at) * 1000)::bigint AS expires_at_ms,
-       (SELECT coalesce(json_agg(json_build_object(
-                 'product', i.product, 'title', i.title, 'quantity', i.quantity, 'unit_amount', i.unit_amount,
-                 'list_amount', i.list_amount, 'currency', i.currency) ORDER BY i.product), '[]')
-          FROM order_items i WHERE i.order_id = o.id) AS items,
-       (SELECT coalesce(json_agg(json_build_object(
-                 'payment', p.id, 'provider', p.provider, 'method', p.method, 'state', p.state, 'reason', p.reason,
-                 'retryable', p.retryable, 'key', p.idempotency_key, 'digest', p.body_digest,
-                 'created_at_ms', (extract(epoch FROM p.created_at) * 1000)::bigint) ORDER BY p.created_at, p.id), '[]')
-          FROM payments p WHERE p.order_id = o.id) AS payments
-  FROM orders o
- WHERE o.sale = $1
-   AND ($2::text IS NULL OR o.id < $2) AND ($3::text IS NULL OR o.state = $3) AND ($4::text IS NULL OR o.buyer = $4)
-   AND ($5::timestamptz IS NULL OR o.reserved_at >= $5) AND ($6::timestamptz IS NULL OR o.reserved_at < $6)
- ORDER BY o.id DESC
+SELECT * FROM order_details
+ WHERE sale = $1
+   AND ($2::text IS NULL OR "order" < $2) AND ($3::text IS NULL OR state = $3) AND ($4::text IS NULL OR buyer = $4)
+   AND ($5::timestamptz IS NULL OR reserved_at >= $5) AND ($6::timestamptz IS NULL OR reserved_at < $6)
+ ORDER BY "order" DESC
  LIMIT $7;
 
 -- refund_open --

@@ -353,8 +353,11 @@ async def _book_fits(stores: Stores, sale: Audited, charges: Charges) -> list[st
 
 
 def _is_settled(capture: Capture, payment: Mapping[str, Any] | None, newest_ms: int) -> bool:
-    if payment is None or payment["amount"] != capture.amount:
+    if payment is None:
         return False
+    if payment["amount"] != capture.amount:
+        # A wrong amount buys nothing; it is on its way back.
+        return bool(payment["refund"] == "pending")
     if payment["state"] == PaymentState.CAPTURED:
         return bool(payment["claim"] == Claim.SOLD)
     # Under way: the claim is open and the completer drives it, or its refund is written and being asked for, or the

@@ -115,7 +115,9 @@ SELECT p.id, p.state FROM payments p JOIN orders o ON o.id = p.order_id
  WHERE o.sale = $1
    AND ((p.state = 'captured' AND o.claim <> 'sold')
         OR (p.state IN ('refunding', 'refunded') AND p.amount > 0
-            AND NOT EXISTS (SELECT FROM refunds r WHERE r.payment_id = p.id AND r.amount = p.amount)))
+            AND NOT EXISTS (SELECT FROM refunds r WHERE r.payment_id = p.id
+                               -- What was taken wrongly goes back as it was taken.
+                               AND (r.amount = p.amount OR r.reason = 'amount_mismatch'))))
  LIMIT 20;
 
 -- payments_by_id --

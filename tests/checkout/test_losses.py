@@ -4,6 +4,8 @@ and no unit is stranded."""
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,9 +13,10 @@ from flow_kit import PRICE, Checkout
 from redis.asyncio import Redis
 
 from onsale.checkout.closings import ClosingsKeeper
-from onsale.checkout.errors import CheckoutError, OrderStateConflict, PassRevoked, PassSpent
+from onsale.checkout.errors import AmountMismatch, CheckoutError, OrderStateConflict, PassRevoked, PassSpent
 from onsale.checkout.idempotency import Outcome
 from onsale.checkout.ports import Charge, ChargeState
+from onsale.checkout.record.audit import Capture, audit
 from onsale.checkout.record.rebuild import Rebuilder, RebuildTick
 from onsale.checkout.record.reckoning import reckon
 from onsale.checkout.states import OrderState
@@ -148,3 +151,46 @@ async def test_turns_that_were_closed_stay_closed(checkout: Checkout) -> None:
         with pytest.raises(refusal):
             await checkout.reserve(buyer)
     assert 0 == (await keeper.tick()).kept
+
+
+async def test_wrong_amount_that_went_back_is_no_violation(checkout: Checkout) -> None:
+    """The provider took one too many and gave it all back: each capture has its full refund, and the audit says so."""
+    process = checkout.another(provider=Greedy())
+    held = await process.reserve("ann")
+    with pytest.raises(AmountMismatch):
+        await process.confirm("ann", held.order)
+    attempt = (await checkout.row(held.order)).payments[0].payment
+
+    async def book(refunded_at_ms: int) -> Sequence[Capture]:
+        return [Capture(held.order, attempt, PRICE + 1, 1, refunded_at_ms)]
+
+    for state, refunded_at_ms in (("done", 2), ("pending", 0)):
+        await checkout.pool.execute("UPDATE refunds SET state = $1", state)
+        findings = await audit(
+            checkout.pool,
+            checkout.redis,
+            checkout.redis,
+            checkout.book,
+            charges=partial(book, refunded_at_ms),
+            pause_s=0,
+        )
+        assert [""] == [finding.detail for finding in findings if finding.invariant == "I8"]
+
+
+class Greedy:
+    """A provider that takes one too many."""
+
+    name = "sandbox"
+    is_away = False
+
+    async def charge(self, **_: Any) -> Charge:
+        return Charge(ChargeState.CAPTURED, amount=PRICE + 1, currency="KRW")
+
+    async def find(self, **_: Any) -> Charge:
+        return await self.charge()
+
+    async def void(self, **_: Any) -> Charge:
+        return await self.charge()
+
+    async def refund(self, **_: Any) -> bool:
+        return True
