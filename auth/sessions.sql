@@ -63,6 +63,15 @@ SELECT now() AS asked_at,
          WHERE revoked_at > coalesce($1::timestamptz, '-infinity') - make_interval(secs => $2::int / 1000.0)
            AND access_until > now()) r;
 
+-- sessions_forget --
+-- Drop sessions that ran out or were ended a day ago and whose last access token did too; $1 at most.
+DELETE FROM sessions
+ WHERE id IN (SELECT id FROM sessions
+               WHERE access_until < now() - interval '1 day'
+                 AND least(expires_at, revoked_at) < now() - interval '1 day'
+               LIMIT $1 FOR UPDATE SKIP LOCKED)
+RETURNING id;
+
 -- load_sessions_ensure --
 -- One session without a refresh token for each of the accounts that has none, in bulk; $2 are their ids.
 INSERT INTO sessions (id, account, expires_at, access_until)

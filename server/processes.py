@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import structlog
 from aiohttp import web
 
+from onsale.auth.janitor import JANITOR_INTERVAL_MS, Janitor
 from onsale.checkout.backlog import Backlog
 from onsale.checkout.caretaker import Caretaker
 from onsale.checkout.closings import ClosingsKeeper
@@ -112,6 +113,7 @@ def worker_loops(rooms: Rooms, loops: Loops) -> None:
     loops.add("completer", _completer(rooms).tick, COMPLETE_INTERVAL_MS)
     loops.add("reaper", Reaper(rooms.inventory, rooms.book).tick, REAP_INTERVAL_MS)
     loops.add("caretaker", Caretaker(rooms.inventory, rooms.book).tick, SECOND_MS)
+    loops.add("janitor", Janitor(stores.pool).tick, JANITOR_INTERVAL_MS)
     lag = RecordLag(stores.shop, rooms.book)
     loops.add("record_watch", RecordWatch(lag.tick, rooms.line, rooms.book).tick, SECOND_MS)
     loops.add("closings", ClosingsKeeper(stores.pool, rooms.inventory, rooms.book).tick, SECOND_MS)
