@@ -17,8 +17,8 @@ from onsale.catalog.states import SaleState
 
 BOOK = web.AppKey("book", SaleBook)
 
-# Three bytes of an order's and a ticket's id.
-SALE_NO_MAX = 2**24 - 1
+# Sales have numbers of four bytes.
+CURSOR_MAX = 2**31 - 1
 NEW_SALE = msgspec.json.Decoder(SaleFile)
 
 
@@ -53,7 +53,7 @@ async def show_sale(request: web.Request) -> web.Response:
 
 
 def _cursor(text: str) -> int:
-    return whole(text, 1, SALE_NO_MAX)
+    return whole(text, 1, CURSOR_MAX)
 
 
 def _is_asked(sale: Sale, before: int | None, state: SaleState | None, now_ms: int) -> bool:

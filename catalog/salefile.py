@@ -19,8 +19,8 @@ from onsale.catalog.sales import NewItem, NewSale, Policy
 # In Python `$` also matches before a line's end; the look-ahead says that there is none.
 SLUG = r"^[a-z0-9][a-z0-9-]{0,62}$(?!\n)"
 Slug = Annotated[str, msgspec.Meta(pattern=SLUG, description="lower case letters, digits and hyphens, at most 63")]
-# 9999-12-31T00:00:00Z. Beyond it, and before 1970, there are moments that a store or a page cannot show.
-MOMENT_MS_MAX = 253_402_214_400_000
+# 9999-12-31T23:59:59.999Z. Beyond it, and before 1970, there are moments that a store or a page cannot show.
+MOMENT_MS_MAX = 253_402_300_799_999
 Title = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 # 2^53 - 1: what Lua and JSON numbers hold exactly.
 Amount = Annotated[int, msgspec.Meta(ge=0, le=9_007_199_254_740_991)]
@@ -39,8 +39,8 @@ class SaleFields(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     id: Slug | None = None
     title: Title
-    opens_at: str
-    closes_at: str
+    opens_at: Annotated[str, msgspec.Meta(extra_json_schema={"anyOf": [{"const": "now"}, {"format": "date-time"}]})]
+    closes_at: Annotated[str, msgspec.Meta(extra_json_schema={"format": "date-time"})]
     limit_per_buyer: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 1
     hold_ttl_s: Annotated[int, msgspec.Meta(ge=30, le=3600)] = 600
     guests: bool = False

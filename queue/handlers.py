@@ -93,8 +93,9 @@ BEARER = "Bearer "
 PASS_COOKIE = "onsale-pass"  # noqa: S105 (a name)
 
 OPERATORS = (Role.MANAGER, Role.MASTER)
-# Five bytes of a ticket's id.
+# Five bytes of a ticket's id; four of a number in the audit.
 PLACE_MAX = 2**40
+SEQ_MAX = 2**31 - 1
 
 ACTION = msgspec.json.Decoder(ActionRequest)
 MESSAGE = msgspec.json.Decoder(MessageRequest)
@@ -271,7 +272,7 @@ async def stream_live(request: web.Request) -> web.StreamResponse:
 async def list_audit(request: web.Request) -> web.Response:
     """What operators did, newest first."""
     await require(request, *OPERATORS)
-    asked = query(request, limit=page_limit, cursor=_cursor)
+    asked = query(request, limit=page_limit, cursor=_seq)
     line = request.app[FEED].line(request.match_info["sale"])
     limit: int = asked.get("limit", PAGE_LIMIT_DEFAULT)
     rows = await request.app[CONTROL].audit(line.sale.id, limit=limit + 1, before_seq=asked.get("cursor"))
@@ -500,6 +501,10 @@ def _email(text: str) -> str:
     if not is_email(normal_email(text)):
         raise ValueError("no e-mail address")
     return text
+
+
+def _seq(text: str) -> int:
+    return whole(text, 1, SEQ_MAX)
 
 
 def _cursor(text: str) -> int:

@@ -227,7 +227,18 @@ def _responses(route: Route, schemas: Mapping[Any, Any]) -> dict[str, Any]:
         by_status[problem.status].add(problem.code)
     for status, words in sorted(by_status.items()):
         responses[str(status)] = _refusal(status, sorted(words))
-    return responses
+    return responses if route.media != "text/html" else _as_pages(responses)
+
+
+def _as_pages(responses: dict[str, Any]) -> dict[str, Any]:
+    """A page is refused as a page, or sends its visitor to sign in, with the status of whatever it asked for."""
+    page = {"text/html": {"schema": {"type": "string"}}}
+    for status, answer in responses.items():
+        if status >= "400":
+            answer["content"] |= page
+    refused = {"description": "Refused, and why.", "content": page}
+    onward = {"description": "Go on there.", "headers": {"Location": _header("Where to go on.")}}
+    return {**responses, "303": onward, "default": refused}
 
 
 def _success(route: Route, status: int, meaning: str, schemas: Mapping[Any, Any]) -> dict[str, Any]:

@@ -24,10 +24,16 @@ from onsale.server import pages, shopfront
 from onsale.server.route import Query, Route
 
 LIMIT = Query("limit", {"type": "integer", "minimum": 1, "maximum": 100, "default": 20}, "How many at most.")
-CURSOR = Query(
-    "cursor", {"type": "string", "pattern": "^[0-9a-z]+$"}, "Where the page before ended: its `next_cursor`."
-)
-PAGE = (LIMIT, CURSOR)
+
+
+def page(pattern: str) -> tuple[Query, Query]:
+    """What every list takes; how its cursors look is its own."""
+    cursor = {"type": "string", "pattern": f"^{pattern}$"}
+    return LIMIT, Query("cursor", cursor, "Where the page before ended: its `next_cursor`.")
+
+
+# Numbers; and ids of 16 bytes in base32, whose last letter has two bits to spare.
+PAGE, PAGE_BY_ID = page("[1-9][0-9]{0,8}"), page("[0-9a-v]{25}[048cgkos]")
 
 ACCOUNTS = (
     Route(
@@ -42,7 +48,7 @@ ACCOUNTS = (
     ),
     Route(
         "GET", "/v1/sessions", auth.list_sessions, "list_sessions", "Where this account is signed in.", "buyer",
-        reply=auth_schemas.SessionList, query=PAGE,
+        reply=auth_schemas.SessionList, query=PAGE_BY_ID,
     ),
     Route(
         "DELETE", "/v1/sessions", auth.sign_out_everywhere, "sign_out_everywhere", "Sign out of every device.",
@@ -131,7 +137,7 @@ LINE = (
 )  # fmt: skip
 
 ORDER_FILTERS = (
-    *PAGE,
+    *PAGE_BY_ID,
     Query("state", {"enum": list(OrderState)}, "Only orders in this state."),
     Query("from", {"type": "string", "format": "date-time"}, "Made at this moment or later."),
     Query("to", {"type": "string", "format": "date-time"}, "Made before this moment."),
