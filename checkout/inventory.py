@@ -132,8 +132,7 @@ class Changed:
 
 @dataclass(frozen=True, slots=True)
 class OrderView:
-    """An order as Redis has it. `attempt`, `key`, `digest` are the newest try's ("" before the first); `event_id` is
-    the order's newest event."""
+    """An order as Redis has it; `attempts` oldest first, `event_id` is the order's newest event."""
 
     order: str
     state: OrderState
@@ -143,10 +142,6 @@ class OrderView:
     items: tuple[tuple[str, int], ...]
     reserved_at_ms: int
     expires_at_ms: int
-    tries: int
-    attempt: str
-    key: str
-    digest: str
     doc: bytes
     event_id: str
     attempts: tuple[PackedAttempt, ...] = ()
@@ -489,7 +484,6 @@ def _changed(answer: Row) -> Changed:
 
 
 def _view(order: str, packed: PackedOrder, doc: bytes) -> OrderView:
-    newest = packed.attempts[-1] if packed.attempts else None
     return OrderView(
         order=order,
         state=OrderState(packed.state),
@@ -499,10 +493,6 @@ def _view(order: str, packed: PackedOrder, doc: bytes) -> OrderView:
         items=packed.items,
         reserved_at_ms=packed.reserved_at_ms,
         expires_at_ms=packed.expires_at_ms,
-        tries=len(packed.attempts),
-        attempt=newest.attempt if newest else "",
-        key=newest.key if newest else "",
-        digest=newest.digest if newest else "",
         doc=doc,
         event_id=packed.event_id,
         attempts=packed.attempts,

@@ -153,15 +153,6 @@ class RecordFeed:
         finally:
             self._forget(waiter)
 
-    async def is_recorded(self, keys: ShopKeys, stream: str, event_id: str) -> bool:
-        """Whether the record has read that far in the stream, by what was heard, else by Postgres."""
-        name = (keys.sale, stream, keys.epoch)
-        heard = self._heard.get(name)
-        if heard is not None and id_key(event_id) <= heard.upto:
-            return True
-        rows = await self._ask([(0, *name, event_id, "")])
-        return bool(rows and rows[0]["is_recorded"])
-
     async def tick(self, wait_ms: int = 50) -> FeedTick:
         """Hear what was announced, waiting at most `wait_ms` for the first, and ask Postgres for those that nothing was
         heard of. A Redis that is away is no failure here: then Postgres is asked."""

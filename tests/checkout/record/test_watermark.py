@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import asyncpg
@@ -258,18 +258,3 @@ async def test_redis_away(make_sale: Any, make_flusher: Any, database: asyncpg.P
     assert [ACCEPTED] == await asyncio.gather(*tasks)
     await feed.close()
     await away.aclose()
-
-
-async def test_is_recorded(make_sale: Any, make_flusher: Any, feed: RecordFeed) -> None:
-    """By what was heard, else by Postgres."""
-    hand = await make_sale()
-    before, after = await hand.claimed("o1"), "9999999999999-0"
-    is_recorded: Callable[[str], Any] = lambda event_id: feed.is_recorded(hand.keys, "money", event_id)  # noqa: E731
-    assert not await is_recorded(before)
-
-    await make_flusher().money.tick()
-
-    assert await is_recorded(before)
-    await hear(feed, 1)
-    assert await is_recorded(before)
-    assert not await is_recorded(after)
