@@ -212,12 +212,15 @@ class _History:
             self.turns[place] = (epoch, turns + 1 if last_epoch == epoch else 1, at_ms)
 
     def seats(self, sale: Sale, now_ms: int) -> Iterator[SeatOfRecord]:
-        """Every place as gone, and those whose pass may still be used with their seats: rather a seat too many kept
-        for some minutes than the cap passed. The shop's closings free them one by one."""
+        """Every place as gone, and those whose pass or order may still be open with their seats: rather a seat too many
+        kept for some minutes than the cap passed. The shop's closings free them one by one, and of those whose pass
+        has run out the shop is asked."""
         longest_ms = (sale.policy.turn_ttl_s + sale.policy.pass_ttl_s) * 1000
+        # An order that was reserved with the pass's last breath lives at most twice its time to pay.
+        order_ms = 2 * sale.hold_ttl_s * 1000
         for place, (epoch, turns, at_ms) in self.turns.items():
             pass_exp_ms = at_ms + longest_ms
-            is_over = pass_exp_ms + SKEW_MS <= now_ms
+            is_over = pass_exp_ms + order_ms + SKEW_MS <= now_ms
             turn = "" if is_over else f"{epoch}-{place}-{turns}"
             yield SeatOfRecord(place, turn, turns, at_ms, pass_exp_ms, pass_exp_ms + SKEW_MS)
 

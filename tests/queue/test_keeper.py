@@ -256,6 +256,24 @@ async def test_seats_whose_time_is_over_are_not_taken_up_again(stand: Stand) -> 
         await stand.line.restore(stand.keys, 1, "buyer-0", 1, "general")
 
 
+async def test_an_open_order_keeps_its_seat_through_a_loss(stand: Stand) -> None:
+    """The pass has run out, the order has not: the seat counts, so that the cap holds; the other one is free."""
+    await stand.make(closes_at_ms=(a_sale().closes_at_ms or 0) + 36_000_000)
+    await stand.crowd(2)
+    await stand.admit()
+    await record_admissions(stand)
+    await stand.later(120)
+    await lose(stand)
+    await stand.keeper.tick()
+    stand.shop.kept["1-2-1"] = round(time.time() * 1000) + stand.skew.ms + 60_000
+    await stand.later(GATHER_MS / 1000)
+    for _ in range(3):
+        await stand.tick()
+
+    assert await stand.redis.zrange(stand.keys.leases, 0, -1) == [b"1-2-1"]
+    assert (await stand.line.restore(stand.keys, 1, "buyer-0", 1, "general")).state == "expired"
+
+
 async def test_of_two_places_of_one_buyer_the_lower_wins(stand: Stand) -> None:
     """Whoever joined anew before the old ticket came back keeps one living ticket, the better one."""
     await stand.make(rate_centi=0)
