@@ -34,7 +34,10 @@ local known = redis.call("HMGET", meta, "tail", "ceiling", "admitted", "serving"
 for i = 1, 5 do known[i] = tonumber(known[i]) or 0 end
 redis.call("HSET", meta, "epoch", epoch, "tail", math.max(known[1], tail), "ceiling", math.max(known[2], ceiling),
   "admitted", math.max(known[3], tonumber(ARGV[6])), "serving", math.max(known[4], tonumber(ARGV[7])),
-  "presence_valid_from_ms", now, "stock_at_ms", 0, "web_ms", 0, "tick_ms", now, "bucket", 0, "bucket_at_ms", now)
+  "presence_valid_from_ms", now, "stock_at_ms", 0, "tick_ms", now, "bucket", 0, "bucket_at_ms", now,
+  -- Nobody waits in a line that was never used. In any other, web processes have as long to come back as they may be
+  -- away: a turn that nobody can tell would be lost.
+  "web_ms", (is_again or gather_ms > 0) and now or 0)
 if is_again then
   -- Documents that this data forgot may have been shown. Ten a second are more than are made on the average.
   redis.call("HSET", meta, "seq", math.max(known[5], math.floor(now / 100)))

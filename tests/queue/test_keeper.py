@@ -179,6 +179,23 @@ async def test_events_after_a_restart_lie_behind_what_is_recorded(stand: Stand) 
     assert tuple(map(int, event_id.decode().split("-"))) > mark
 
 
+async def test_a_restart_without_web_processes_parks_nobody(stand: Stand) -> None:
+    """The machine comes back, and nobody to tell a turn: nobody is let in or missed before a web process is heard."""
+    await stand.make()
+    await stand.crowd(5)
+    await restart(stand)
+    await stand.keeper.tick()
+    await stand.later(11)
+    for _ in range(20):
+        assert (await stand.admit()).admitted == 0
+        await stand.later(10)
+    await stand.sign()
+
+    tick = await stand.admit()
+
+    assert (tick.admitted, tick.passed_over) == (5, 0)
+
+
 async def test_a_flushed_line_begins_anew_and_is_gathered_in_the_old_order(stand: Stand) -> None:
     """Tickets come back from their ids in any order while nobody is let in; then the lowest place is the first."""
     await stand.make(active_max=2)
