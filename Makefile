@@ -19,7 +19,7 @@ up: install
 	@exec $(BIN)/onsale up $(ARGS)
 
 test: .venv/.test-installed
-	@exec $(BIN)/python -m pytest $(ARGS)
+	@exec $(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(ARGS)
 
 lint: .venv/.test-installed
 	@exec $(BIN)/python -m ruff check .
