@@ -111,6 +111,9 @@ class Presence:
         if quarter != line.sign_quarter:
             line.sign_quarter = quarter
             line.signed.clear()
+            # What could not be sent yet is sent once, however many quarters pass until then.
+            for place in line.unsent:
+                line.signed.add(place)
 
     def _asker(self, line: KnownLine) -> Batcher[int, Answer]:
         known = self._askers.get(line.sale.no)

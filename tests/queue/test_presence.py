@@ -50,6 +50,20 @@ async def test_one_sign_a_quarter(edge: Edge) -> None:
     assert 1 == (await edge.presence.tick()).signed
 
 
+async def test_what_cannot_be_sent_is_kept_once(edge: Edge, line_redis: Redis) -> None:
+    """However many quarters the line cannot take signs for, there is one of a ticket to send afterwards."""
+    facts = await joined(edge, "ann")
+    run_id = await line_redis.hget(edge.known.keys.meta, "run_id")
+    await line_redis.hset(edge.known.keys.meta, "run_id", "another server")
+    for _ in range(4):
+        edge.known.sign_quarter -= 1
+        assert 1 == (await edge.presence.tick()).failed
+        edge.presence.sign(edge.known, facts.place)
+    await line_redis.hset(edge.known.keys.meta, "run_id", run_id)
+
+    assert 1 == (await edge.presence.tick()).signed
+
+
 async def test_a_thousand_polls_cost_nothing(edge: Edge, line_redis: Redis) -> None:
     """Known tickets are answered from memory, whatever their number; a second's signs are one script."""
     held = [await joined(edge, f"buyer {n}") for n in range(20)]
