@@ -40,8 +40,9 @@ class ReservationOpen(CheckoutError):
 class PriceChanged(CheckoutError):
     """The price is not the one you expected."""
 
-    amount: int
-    currency: str
+    # What it is now; only who has the sale at hand knows it.
+    amount: int = 0
+    currency: str = ""
 
 
 class OrderUnknown(CheckoutError):

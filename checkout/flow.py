@@ -19,14 +19,14 @@ from dataclasses import dataclass, field, replace
 import msgspec
 
 from onsale.auth.errors import Flaw, IdempotencyKeyReused, InvalidRequest, PassInvalid, PassRequired
-from onsale.auth.identifiers import new_id
-from onsale.auth.passes import Passes
+from onsale.auth.identifiers import new_id, order_id
+from onsale.auth.passes import Pass, Passes
 from onsale.auth.requests import body_digest
 from onsale.auth.sealing import Sealer
 from onsale.catalog.sales import Sale, SaleBook
 from onsale.checkout.documents import DOC, order_doc, sale_of
 from onsale.checkout.driving import DrivePolicy, Driver
-from onsale.checkout.errors import OrderUnknown, PassExpired, ProviderAway
+from onsale.checkout.errors import OrderUnknown, PassExpired, PriceChanged, ProductUnknown, ProviderAway
 from onsale.checkout.idempotency import Ending, Outcome, ending_of_attempt, ending_of_row, refuse_unless_paid
 from onsale.checkout.inventory import Held, Inventory, OrderView, Reserve
 from onsale.checkout.orders import Orders
@@ -36,6 +36,7 @@ from onsale.checkout.record.watermark import RECORDED, RecordFeed, VerdictKind
 from onsale.checkout.schemas import PaymentRequest, ReserveRequest
 from onsale.checkout.settling import Claim, Settler, Shop
 from onsale.checkout.states import OrderState
+from onsale.lua.replies import Reply
 
 # Another process drives the attempt: how often its order is looked at meanwhile.
 FOLLOW_FIRST_S = 0.05
@@ -123,7 +124,10 @@ class CheckoutFlow:
         admission = self._passes.verify(token, sale=sale.id)
         if admission.buyer != buyer:
             raise PassInvalid
-        doc = order_doc(sale, admission, request, key, self._sealer)
+        try:
+            doc = order_doc(sale, admission, request, key, self._sealer)
+        except (PriceChanged, ProductUnknown) as refusal:
+            return await self._refuse(sale, admission, key, body_digest(request), refusal)
         asked = Reserve(
             order=doc.order,
             buyer=buyer,
@@ -136,6 +140,9 @@ class CheckoutFlow:
         )
         try:
             return await self._shop.ask(sale.id, lambda keys: self._inventory.reserve(keys, asked))
+        except PriceChanged as noted:
+            noted.amount, noted.currency = doc.amount, doc.currency
+            raise
         except PassExpired:
             # Redis keeps a key for a day, the record for as long as its order; by then the pass has long expired.
             held = await self._held_before(sale, asked)
@@ -169,6 +176,27 @@ class CheckoutFlow:
     async def close(self) -> None:
         """Let every attempt finish that this process drives; each ends with its lease at the latest."""
         await self._driver.close()
+
+    async def _refuse(
+        self, sale: Sale, admission: Pass, key: str, digest: str, refusal: PriceChanged | ProductUnknown
+    ) -> Held:
+        """Keep a refusal of ours under its key: its answer from now on, unless it has another one already."""
+        asked = Reserve(
+            order=order_id(sale.no),
+            buyer=admission.buyer,
+            turn=admission.turn,
+            pass_exp_ms=admission.exp_ms,
+            items=(),
+            key=key,
+            digest=digest,
+            doc=b"",
+            refusal=Reply.PRICE_CHANGED if isinstance(refusal, PriceChanged) else Reply.UNKNOWN,
+        )
+        try:
+            return await self._shop.ask(sale.id, lambda keys: self._inventory.reserve(keys, asked))
+        except type(refusal) as kept:
+            refusal.is_replay = kept.is_replay
+            raise refusal from None
 
     async def _held_before(self, sale: Sale, asked: Reserve) -> Held | None:
         row = await self._orders.by_key(sale.id, asked.buyer, asked.key)

@@ -33,6 +33,7 @@ from onsale.checkout.errors import (
     PassExpired,
     PassRevoked,
     PassSpent,
+    PriceChanged,
     ProductUnknown,
     PurchaseLimitReached,
     RecordBehind,
@@ -205,8 +206,8 @@ class Inventory:
     async def reserve(self, keys: ShopKeys, item: Reserve) -> Held:
         """Hold every unit of an order, or none. The same buyer and key again answer the same, refusals of business
         included (`is_replay`). Raises IdempotencyKeyReused, SaleNotOpen, RecordBehind, PassExpired, PassRevoked,
-        PassSpent, ReservationOpen, PurchaseLimitReached, ProductUnknown, SoldOut."""
-        assert item.items and len({product for product, _ in item.items}) == len(item.items)
+        PassSpent, ReservationOpen, PurchaseLimitReached, ProductUnknown, PriceChanged, SoldOut."""
+        assert item.refusal or (item.items and len({product for product, _ in item.items}) == len(item.items))
         reply, row = await self._batched("reserve", keys, item)
         if reply is not Reply.OK:
             raise _refusal(reply, unknown=ProductUnknown, is_replay=bool(row and row[0]))
@@ -436,6 +437,7 @@ REFUSALS: Mapping[Reply, type[Exception]] = {
     Reply.RESERVATION_OPEN: ReservationOpen,
     Reply.KEY_REUSED: IdempotencyKeyReused,
     Reply.RECORD_BEHIND: RecordBehind,
+    Reply.PRICE_CHANGED: PriceChanged,
     Reply.ORDER_EXPIRED: OrderExpired,
     Reply.STATE_CONFLICT: OrderStateConflict,
     Reply.NOT_YOURS: OrderUnknown,

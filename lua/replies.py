@@ -33,3 +33,4 @@ class Reply(IntEnum):
     CORRUPT = 22
     TURN_BUSY = 23
     GUESTS_REFUSED = 24
+    PRICE_CHANGED = 25

@@ -12,10 +12,11 @@
   KEYS[9]  ended     zset    what may be forgotten
   KEYS[10] money     stream  consumed by the Flusher
   KEYS[11] holdings  stream  consumed by the Flusher
-  ARGV[1] msgpack: a list of {order, buyer, turn, pass_exp_ms, {{product, quantity}, …}, key, digest, document}
+  ARGV[1] msgpack: a list of {order, buyer, turn, pass_exp_ms, {{product, quantity}, …}, key, digest, document,
+    what its caller refuses it with (0 nothing): then only the answer is kept, under its key}
   Returns for each {0, order, rev, expires_at_ms, document (of a replay), is_replay, event_id}
     | {2} not open | {4} sold out | {7} no such product | {10} pass expired | {11} revoked | {12} spent
-    | {13} limit reached | {14} reservation open, each with is_replay
+    | {13} limit reached | {14} reservation open | {25} price changed, each with is_replay
     | {15} key used with another body | {16} record behind | {1} recovering | {22} corrupt    Events: reserved ]]
 -- include: guard
 -- include: shop
@@ -164,7 +165,7 @@ local function decide(item)
   if seen.orders[item[1]] then return {refusal = KEY_REUSED} end
   if record_behind then return {refusal = RECORD_BEHIND} end
   local buyer, turn = value_of("buyers", item[2], {0, 0, ""}), value_of("turns", item[3], {"open", ""})
-  local refusal = refusal_of(item, buyer, turn)
+  local refusal = item[9] ~= 0 and item[9] or refusal_of(item, buyer, turn)
   if refusal and not may_remember(item[2]) then return {refusal = refusal} end
   local entry = {item[7], refusal or OK}
   if not refusal then

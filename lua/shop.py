@@ -43,7 +43,8 @@ class TurnClosing:
 
 class Reserve(msgspec.Struct, frozen=True, array_like=True):
     """One reservation. `order` is made by the caller; `items` are (product, quantity), no product twice; `doc` is the
-    order's document (JSON of `OrderDoc`), kept and recorded as it is; `turn` is "" where no pass is needed."""
+    order's document (JSON of `OrderDoc`), kept and recorded as it is; `turn` is "" where no pass is needed. With a
+    `refusal` nothing is held: it is what the key answers from now on."""
 
     order: str
     buyer: str
@@ -53,6 +54,7 @@ class Reserve(msgspec.Struct, frozen=True, array_like=True):
     key: str
     digest: str
     doc: bytes
+    refusal: int = 0
 
 
 class PinItem(msgspec.Struct, frozen=True, array_like=True):
@@ -140,7 +142,9 @@ class ShopScripts:
     async def reserve(self, keys: ShopKeys, items: Sequence[Reserve]) -> list[Row]:
         """OK, order, rev, expires_at_ms, doc, is_replay, event_id | refusal, is_replay."""
         # Field by field: msgspec's `astuple` and a look at each type would cost more than the packing.
-        rows = [(i.order, i.buyer, i.turn, i.pass_exp_ms, i.items, i.key, i.digest, _blob(i.doc)) for i in items]
+        rows = [
+            (i.order, i.buyer, i.turn, i.pass_exp_ms, i.items, i.key, i.digest, _blob(i.doc), i.refusal) for i in items
+        ]
         return _rows(await self._call("reserve", keys, _pack(rows)))
 
     async def pin(self, keys: ShopKeys, items: Sequence[PinItem]) -> list[Row]:

@@ -77,6 +77,35 @@ async def test_another_expected_total_is_refused(checkout: Checkout) -> None:
     assert {"free": 10} == await checkout.units()
 
 
+async def test_a_refused_price_is_what_its_key_answers(checkout: Checkout) -> None:
+    """Again the same, with the price; another body under the key is another request. A key that reserved stays one."""
+    for is_replay in (False, True):
+        with pytest.raises(PriceChanged) as refused:
+            await checkout.reserve("ann", key="k", expected_total=won(PRICE - 1))
+        assert (PRICE, is_replay) == (refused.value.amount, refused.value.is_replay)
+    with pytest.raises(IdempotencyKeyReused):
+        await checkout.reserve("ann", key="k", expected_total=won(PRICE))
+    held = await checkout.reserve("ann", key="l", expected_total=won(PRICE))
+    await checkout.pool.execute("UPDATE sale_items SET amount = amount - 1")
+    await checkout.book.refresh()
+    again = await checkout.reserve("ann", key="l", expected_total=won(PRICE))
+
+    assert (held.order, True) == (again.order, again.is_replay)
+    assert {"free": 9, "held": 1} == await checkout.units()
+
+
+async def test_an_unknown_product_is_what_its_key_answers(checkout: Checkout) -> None:
+    """Again the same."""
+    wanted = ReserveRequest((ItemRequest("hat", 1),))
+    replays = []
+    for _ in range(2):
+        with pytest.raises(ProductUnknown) as refused:
+            await checkout.flow.reserve(checkout.sale.id, "ann", checkout.pass_of("ann"), wanted, "k")
+        replays.append(refused.value.is_replay)
+
+    assert [False, True] == replays
+
+
 async def test_reserving_takes_the_buyers_own_pass_of_the_sale(checkout: Checkout) -> None:
     """No pass, a forged one, another buyer's and another sale's are refused before anything is held."""
     wanted = ReserveRequest((ItemRequest("jacket", 1),))
