@@ -47,11 +47,6 @@ export function ahead(document, place) {
   return Math.floor((low + high) / 2);
 }
 
-// Whether the document may still be shown as the present; `nowMs` is the line's time, not the page's.
-export function isFresh(document, nowMs) {
-  return nowMs - Date.parse(document.as_of) <= 3000;
-}
-
 // Documents are ordered by epoch, then seq: time and numbering may go back when a line is recovered.
 export function isNewer(document, than) {
   if (!than) return true;

@@ -1,6 +1,6 @@
 // The waiting page: one state machine over the personal event stream, or over polling where streams do not work.
 // The page itself, refreshed, says the same without this script.
-import { ahead as aheadOf } from "./line.js";
+import { ahead as aheadOf, isNewer } from "./line.js";
 
 const section = document.getElementById("waiting");
 const words = JSON.parse(document.getElementById("words").textContent);
@@ -9,6 +9,7 @@ const url = `/v1/tickets/${section.dataset.ticket}`;
 const numbers = new Intl.NumberFormat(lang);
 let state = section.dataset.state;
 let spokenAhead = null;
+let lineShown = null;
 
 const $ = (id) => document.getElementById(id);
 const show = (id, text) => { $(id).textContent = text; };
@@ -38,6 +39,9 @@ function speak(ahead) {
 }
 
 function renderLine(line) {
+  // Polls meet any process, and one may be a document behind another.
+  if (lineShown && isNewer(lineShown, line)) return;
+  lineShown = line;
   $("line-state").className = `state ${line.state}`;
   show("line-state", words.states[line.state] ?? line.state);
   show("as-of", new Date(line.as_of).toLocaleTimeString(lang));
