@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 
@@ -10,6 +11,7 @@ import pytest
 from onsale.auth.accounts import Account
 from onsale.auth.middleware import COOKIES, SESSIONS
 from onsale.auth.roles import Role
+from onsale.queue.handlers import FEED
 from onsale.server.app import ROOMS
 from onsale.server.processes import Keeper
 
@@ -67,6 +69,10 @@ async def sale(app, accounts):
     assert (await manager("POST", "/v1/sales", SALE))[0] in (201, 503)
     rooms = app[ROOMS]
     await Keeper(rooms.stores.line, rooms.stores.pool, rooms.book).tick()
+    # The web process learns of it by its own loop.
+    async with asyncio.timeout(60):
+        while app[FEED].line("drop").keys.epoch == 0:
+            await asyncio.sleep(0.02)
     return "/sales/drop"
 
 
