@@ -172,6 +172,9 @@ class Metrics:
         )
         self.admitted = self._counter("onsale_admitted", "Tickets let in by this process.", "sale")
         self.passed_over = self._counter("onsale_passed_over", "Absent tickets passed over by this process.", "sale")
+        self.unattended = self._counter(
+            "onsale_line_unattended", "Ticks in which a line could not be attended to.", "sale", "loop"
+        )
         # Counted by the scripts that admit, in Redis; both stay 0.
         self.inversions = self._gauge("onsale_inversions", "People let in before one with a better claim.", "sale")
         self.cap_violations = self._gauge("onsale_cap_violations", "Admissions that left more than the cap.", "sale")

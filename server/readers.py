@@ -11,6 +11,7 @@ from onsale.checkout.record.flusher import FlushTick
 from onsale.checkout.record.lag import LagTick
 from onsale.queue.admitter import AdmitterTick
 from onsale.queue.feed import Feed, KnownLine
+from onsale.queue.keeper import KeeperTick
 from onsale.queue.stream import Streams
 from onsale.server.connections import SweepTick
 from onsale.server.health import Readiness
@@ -21,6 +22,7 @@ def of(metrics: Metrics) -> Mapping[str, Callable[[Any], None]]:
     """The readers of all loops, by the loop's name."""
     return {
         "admitter": lambda tick: admitted(metrics, tick),
+        "keeper": lambda tick: kept(metrics, tick),
         "flusher_money": lambda tick: flushed(metrics, tick),
         "flusher_holdings": lambda tick: flushed(metrics, tick),
         "flusher_admissions": lambda tick: flushed(metrics, tick),
@@ -35,9 +37,17 @@ def admitted(metrics: Metrics, tick: AdmitterTick) -> None:
     for sale in tick.sales:
         metrics.admitted.labels(sale.sale).inc(sale.admitted)
         metrics.passed_over.labels(sale.sale).inc(sale.passed_over)
+        if sale.failure:
+            metrics.unattended.labels(sale.sale, "admitter").inc()
         if sale.figures is not None:
             metrics.inversions.labels(sale.sale).set(sale.figures.inversions)
             metrics.cap_violations.labels(sale.sale).set(sale.figures.cap_violations)
+
+
+def kept(metrics: Metrics, tick: KeeperTick) -> None:
+    """Lines that could be neither loaded nor told what is in force: the tick went on without them."""
+    for sale, _ in tick.failed:
+        metrics.unattended.labels(sale, "keeper").inc()
 
 
 def flushed(metrics: Metrics, tick: FlushTick) -> None:

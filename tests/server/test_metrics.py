@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from onsale.queue.admitter import AdmitterTick, SaleTick
+from onsale.queue.keeper import KeeperTick
 from onsale.server import readers
 from onsale.server.connections import SweepTick
 from onsale.server.metrics import Metrics, Snapshots, tick_observer
@@ -113,6 +115,19 @@ async def test_ticks_are_counted_by_loop():
 
     assert [1.0] == named(text, "onsale_tick_seconds_count", loop="sweep")
     assert ([7.0], [2.0]) == (named(text, "onsale_connections"), named(text, "onsale_connections_late_total"))
+
+
+async def test_lines_that_a_tick_went_on_without_are_counted():
+    """A tick that serves many sales does not fail for one; the one still shows."""
+    metrics = Metrics("0")
+    observe = tick_observer(metrics, readers.of(metrics))
+    observe("admitter", 0.01, AdmitterTick((SaleTick("drop", failure="RECOVERING"), SaleTick("other"))))
+    observe("keeper", 0.01, KeeperTick(failed=(("drop", "CORRUPT"),)))
+    text = await exposition(metrics)
+
+    assert [1.0] == named(text, "onsale_line_unattended_total", sale="drop", loop="admitter")
+    assert [1.0] == named(text, "onsale_line_unattended_total", sale="drop", loop="keeper")
+    assert [] == named(text, "onsale_line_unattended_total", sale="other")
 
 
 async def test_loop_lag_is_seen(monkeypatch):
