@@ -86,7 +86,7 @@ async def test_the_key_of_a_declined_try(shop: Shop) -> None:
     again = await shop.pin(held.order, "ann", declined)
 
     assert ("reserved", "declined", "funds", True) == (again.state, again.outcome, again.reason, again.is_replay)
-    assert 1 == (await shop.look(held.order)).tries
+    assert 1 == len((await shop.look(held.order)).attempts)
 
 
 async def test_past_its_expiry(shop: Shop) -> None:

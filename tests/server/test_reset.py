@@ -79,9 +79,16 @@ async def test_only_this_sale_is_as_new(two_sales: asyncpg.Pool) -> None:
     assert tuple(epochs) == (1, 1)
 
 
-async def test_money_in_flight_refuses(two_sales: asyncpg.Pool) -> None:
-    """While a payment may still be charged nothing is forgotten."""
-    await two_sales.execute("UPDATE payments SET state = 'pending' WHERE id = 'payment-demo'")
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE payments SET state = 'pending' WHERE id = 'payment-demo'",
+        "UPDATE refunds SET state = 'pending' WHERE id = 'refund-demo'",
+    ],
+)
+async def test_money_in_flight_refuses(two_sales: asyncpg.Pool, change: str) -> None:
+    """While a payment may still be charged, or is on its way back, nothing is forgotten."""
+    await two_sales.execute(change)
 
     with pytest.raises(MoneyInFlight):
         await reset_sale(two_sales, "demo")
