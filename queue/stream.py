@@ -383,6 +383,8 @@ class Streams:
 
     async def _until_ended(self, stream: Stream) -> None:
         """Park in the next slot: slots fill evenly, whenever streams come."""
+        if self._is_closing:
+            return  # it was on its way while all others were ended
         slot = self._slots[self._slot_next]
         self._slot_next = (self._slot_next + 1) % SLOTS
         slot[stream] = None

@@ -17,7 +17,9 @@ from redis.asyncio import Redis
 from onsale.auth.identity import Identity
 from onsale.auth.middleware import STREAM_KEYS
 from onsale.auth.roles import Role
+from onsale.auth.tickets import TicketFacts
 from onsale.queue.stream import PASS_ON_EVERY_MS, SLOT_MS, SLOTS, StreamLimits
+from onsale.queue.teller import Told
 from onsale.queue.wire import STALLED_MS, UNSENT_BYTES_MAX
 
 Client = TestClient[web.Request, web.Application]
@@ -400,3 +402,20 @@ async def test_a_stream_ends_with_the_session_that_opened_it(edge: Edge, client:
         await until(lambda: edge.streams.open_count == 1)
     async with client.get(asked, headers=header) as response:
         assert 401 == response.status
+
+
+async def test_a_stream_that_opens_while_the_process_closes_ends(
+    edge: Edge, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was counted before the end began: it is told how things are and when to come back, and holds nobody up."""
+    path, proof = await joined(edge, "ann")
+    tell = edge.teller.tell
+
+    async def tell_late(facts: TicketFacts, buyer: str) -> Told:
+        await edge.streams.close()
+        return await tell(facts, buyer)
+
+    monkeypatch.setattr(edge.teller, "tell", tell_late)
+    edge.known.suspect()
+    async with asyncio.timeout(5), client.get(path, headers=proof) as response:
+        assert b"event: ticket" in await response.read()
