@@ -15,6 +15,7 @@ from typing import Any, Literal
 import asyncpg
 import msgspec
 
+from onsale.auth.errors import Flaw, InvalidRequest
 from onsale.auth.identifiers import new_id
 from onsale.catalog.errors import SaleExists, SaleUnknown
 from onsale.catalog.schedule import state_at
@@ -156,7 +157,7 @@ class SaleBook:
         await asyncio.shield(self._refreshing)
 
     async def create(self, new: NewSale, created_by: str) -> Sale:
-        """Make a sale and know it. Raises SaleExists."""
+        """Make a sale and know it. Raises SaleExists, InvalidRequest."""
         sale = await create_sale(self._pool, new, created_by)
         await self._read()
         return self.get(sale)
@@ -178,22 +179,29 @@ class SaleBook:
 
 
 async def create_sale(pool: asyncpg.Pool, new: NewSale, created_by: str) -> str:
-    """Write a sale with its items and stock in one transaction; answers its id. Raises SaleExists."""
+    """Write a sale with its items and stock in one transaction; answers its id. Raises SaleExists, InvalidRequest."""
     async with pool.acquire() as conn, conn.transaction():
-        no = await conn.fetchval(
-            SQL.sale_insert,
-            new.id,
-            new.title,
-            _moment(new.opens_at_ms),
-            _moment(new.closes_at_ms),
-            new.limit_per_buyer,
-            new.hold_ttl_s,
-            new.guests,
-            new.opening,
-            msgspec.json.encode(new.policy).decode(),
-            ["operator"] if new.is_paused else [],
-            created_by,
-        )
+        try:
+            no = await conn.fetchval(
+                SQL.sale_insert,
+                new.id,
+                new.title,
+                _moment(new.opens_at_ms),
+                _moment(new.closes_at_ms),
+                new.limit_per_buyer,
+                new.hold_ttl_s,
+                new.guests,
+                new.opening,
+                msgspec.json.encode(new.policy).decode(),
+                ["operator"] if new.is_paused else [],
+                created_by,
+            )
+        except asyncpg.CheckViolationError as error:
+            if error.constraint_name != "sales_check":
+                raise
+            # A file that opens "now" cannot be judged before Postgres says what now is.
+            flaw = Flaw("#/sale/closes_at", "out_of_range", "closes_at must be after opens_at")
+            raise InvalidRequest(flaw) from None
         if no is None:
             raise SaleExists
         for position, item in enumerate(new.items):

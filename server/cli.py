@@ -184,7 +184,9 @@ def echo_sale(found: dict[str, Any]) -> None:
 
 
 def money(price: dict[str, Any]) -> str:
-    return f"{price['amount']} {price['currency']}"
+    from onsale.web import money_text
+
+    return money_text(price["amount"], price["currency"])
 
 
 @sale.command("open")

@@ -17,11 +17,12 @@ from msgspec import UNSET
 
 from onsale.auth.access import AccessTokens
 from onsale.auth.accounts import Accounts, ensure_load_accounts
-from onsale.auth.errors import NotFound
+from onsale.auth.errors import InvalidRequest, NotFound
 from onsale.auth.keys import Keyring
 from onsale.auth.passwords import PasswordHasher
 from onsale.auth.requests import rfc3339
 from onsale.auth.roles import Role
+from onsale.catalog.errors import SaleFileInvalid
 from onsale.catalog.salefile import parse_sale_file
 from onsale.catalog.sales import Sale, SaleBook, advance_clock
 from onsale.catalog.schemas import sale_reply
@@ -77,10 +78,13 @@ async def migrate_database(settings: Settings) -> Sequence[str]:
 
 
 async def create_sale(settings: Settings, text: str) -> SaleDocument:
-    """Make a sale from the text of a sale file."""
+    """Make a sale from the text of a sale file. Raises SaleFileInvalid, SaleExists."""
     new = parse_sale_file(text)
     async with sales(settings) as (_, book):
-        sale = await book.create(new, COMMAND_LINE)
+        try:
+            sale = await book.create(new, COMMAND_LINE)
+        except InvalidRequest as error:
+            raise SaleFileInvalid(*(flaw.detail for flaw in error.errors)) from None
         await _until_loaded(book, sale.id)
         return sale_document(book.get(sale.id), settings)
 

@@ -35,7 +35,7 @@ from onsale.checkout.schemas import ItemRequest, PaymentRequest, ReserveRequest
 from onsale.queue.handlers import FEED, TELLER
 from onsale.server.problems import INTERNAL, problem_of
 from onsale.server.route import Route
-from onsale.web import LANGUAGES, messages, templates
+from onsale.web import LANGUAGES, messages, money_text, templates
 
 Handler = Callable[[web.Request], Awaitable[web.Response]]
 
@@ -416,11 +416,7 @@ def _plain(value: Any) -> dict[str, Any]:
 
 
 def _money(money: Mapping[str, Any]) -> str:
-    """Minor units as people write them: won and yen have none below one."""
-    amount, currency = money["amount"], money["currency"]
-    if currency in ("KRW", "JPY", "VND", "CLP", "ISK"):
-        return f"{amount:,} {currency}"
-    return f"{amount // 100:,}.{amount % 100:02d} {currency}"
+    return money_text(money["amount"], money["currency"])
 
 
 def _moment(text: str) -> str:

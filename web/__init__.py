@@ -18,6 +18,8 @@ import msgspec
 
 Language = Literal["ko", "en"]
 LANGUAGES: tuple[Language, ...] = ("ko", "en")
+# Currencies whose smallest unit is the unit itself.
+WHOLE_CURRENCIES = frozenset({"KRW", "JPY", "VND", "CLP", "ISK"})
 
 
 @cache
@@ -26,6 +28,13 @@ def messages(lang: str) -> Mapping[str, str]:
     name = lang if lang in LANGUAGES else "en"
     raw = (resources.files("onsale.web") / "messages" / f"{name}.json").read_bytes()
     return MappingProxyType(msgspec.json.decode(raw, type=dict[str, str]))
+
+
+def money_text(amount: int, currency: str) -> str:
+    """Minor units as people write them: won and yen have none below one."""
+    if currency in WHOLE_CURRENCIES:
+        return f"{amount:,} {currency}"
+    return f"{amount // 100:,}.{amount % 100:02d} {currency}"
 
 
 def static_folder() -> Path:

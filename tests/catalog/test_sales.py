@@ -2,8 +2,10 @@
 
 import asyncio
 
+import msgspec
 import pytest
 
+from onsale.auth.errors import InvalidRequest
 from onsale.catalog.errors import SaleExists, SaleUnknown
 from onsale.catalog.salefile import parse_sale_file
 from onsale.catalog.sales import SaleBook, advance_clock
@@ -50,6 +52,17 @@ async def test_a_taken_id_leaves_nothing_behind(book, database):
         await book.create(parse_sale_file(SALE.replace('"hat"', '"cap"')), "tester")
 
     assert ["hat"] == [row["id"] for row in await database.fetch("SELECT id FROM products")]
+
+
+async def test_a_sale_that_opens_now_and_is_over_is_refused(book, database):
+    """Only Postgres knows when that is: its answer is about the file, not about a store."""
+    over = parse_sale_file(SALE.replace("2030-01-01", "2020-01-01").replace("2030-01-02", "2020-01-02"))
+
+    with pytest.raises(InvalidRequest) as refused:
+        await book.create(msgspec.structs.replace(over, opens_at_ms=None), "tester")
+
+    assert ["#/sale/closes_at"] == [flaw.pointer for flaw in refused.value.errors]
+    assert 0 == await database.fetchval("SELECT count(*) FROM sales")
 
 
 async def test_two_that_make_one_sale_make_it_once(book):
