@@ -28,6 +28,8 @@ mpl.use("svg")
 import matplotlib.pyplot as plt
 
 LIBRARIES = ("aiohttp", "uvloop", "redis", "hiredis", "asyncpg", "msgspec", "cryptography")
+# More than this taken by others, and a run says little.
+BUSY_PERCENT = 10
 OURS, FLOOR, LIMIT = "#0b5fa5", "#8a8a8a", "#c0392b"
 
 
@@ -103,8 +105,10 @@ def _page(today: datetime.date, found: Measured, where: dict[str, str], extra: d
         "(medians). CPU is user and system time a request. Generator, servers and stores shared the cores named below, "
         "so absolute figures are this machine's alone; ratios are what is claimed. `make bench` makes this page.",
         _table(("", ""), list(where.items())),
+        *_caution(where),
         "## Targets",
         target_table(found.targets),
+        _left_out(found),
         f"![throughput, latency and CPU]({today}.svg)",
         "## The machine's floors",
         _floors(found),
@@ -123,6 +127,23 @@ def _page(today: datetime.date, found: Measured, where: dict[str, str], extra: d
         _audit(extra.get("audit")),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _caution(where: dict[str, str]) -> list[str]:
+    taken = int(where.get("others took", "0 %").split(" ")[0])
+    if taken <= BUSY_PERCENT:
+        return []
+    return [
+        f"**Not representative: other programs took {taken} % of the cores while this was measured.** Ours needs five "
+        "processes where a floor needs one, so waiting for a core weighs on it several times over; CPU a request rises "
+        "as well. Measure again on a machine at rest before quoting any line."
+    ]
+
+
+def _left_out(found: Measured) -> str:
+    if not found.left_out:
+        return "Nothing was left out for want of time."
+    return f"Left out for want of time on this machine: {', '.join(found.left_out)}."
 
 
 def target_table(targets: Sequence[Target]) -> str:
