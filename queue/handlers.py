@@ -29,6 +29,7 @@ from onsale.auth.identifiers import new_id
 from onsale.auth.identity import Identity
 from onsale.auth.middleware import (
     ACCOUNTS,
+    COOKIES,
     PASSES,
     STREAM_KEYS,
     TICKETS,
@@ -380,6 +381,9 @@ async def _buyer(request: web.Request, sale: Sale) -> str:
         return found.account
     if not sale.guests:
         raise GuestsRefused
+    if cookie(request, request.app[COOKIES].refresh) is not None:
+        # Signed in, with an access cookie that ran out: as a guest they would stand behind their own ticket.
+        raise Unauthenticated
     return f"guest-{new_id()}"
 
 

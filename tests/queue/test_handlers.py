@@ -86,6 +86,15 @@ async def test_who_may_join(edge: Edge, client: Client) -> None:
         assert 422 == response.status
 
 
+async def test_who_is_signed_in_is_no_guest(line_redis: Redis, database: asyncpg.Pool) -> None:
+    """An access cookie that ran out must be renewed first: as a guest its buyer would stand behind their own ticket."""
+    async with opened_edge(line_redis, database, guests=True) as edge, serving(edge) as client:
+        headers = {"Cookie": "__Host-onsale-refresh=any", "Sec-Fetch-Site": "same-origin"}
+        async with client.post(TICKETS, headers=headers) as response:
+            assert 401 == response.status
+        assert 0 == await line_redis.zcard(edge.known.keys.waiting)
+
+
 async def test_guests_hold_their_ticket_by_its_token(line_redis: Redis, database: asyncpg.Pool) -> None:
     """Where a sale takes guests anyone joins, and joins again as the same by the ticket's token."""
     async with opened_edge(line_redis, database, guests=True) as edge, serving(edge) as client:
