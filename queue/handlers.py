@@ -321,15 +321,16 @@ async def revoke(request: web.Request) -> web.Response:
     view = await request.app[LINE].look(line.keys, facts.place)
     if view is None or not tickets.belongs(ticket, view.buyer):
         raise TicketUnknown
+    before = {"ticket": ticket, "state": view.state.value}
+    after = {"ticket": ticket, "state": TicketState.LEFT.value if view.state.is_living else view.state.value}
+    # Written down first: what breaks off after it is repeated, what nobody wrote down could not be found.
+    await request.app[CONTROL].note(
+        line.sale.id, "revoke", actor=operator.account, before=before, after=after, reason=why
+    )
     if view.turn:
         # At the shop first: from then on the pass buys nothing.
         await request.app[SHOP].close_turns(line.sale.id, [view.turn], "revoked")
     await request.app[TELLER].leave(facts, view.buyer)
-    before = {"ticket": ticket, "state": view.state.value}
-    after = {"ticket": ticket, "state": TicketState.LEFT.value if view.state.is_living else view.state.value}
-    await request.app[CONTROL].note(
-        line.sale.id, "revoke", actor=operator.account, before=before, after=after, reason=why
-    )
     return web.Response(status=204)
 
 

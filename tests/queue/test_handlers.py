@@ -14,6 +14,7 @@ from aiohttp.test_utils import TestClient
 from line_edge_kit import DAY_MS, SALE, Edge, opened_edge, serving
 from redis.asyncio import Redis
 
+from onsale.auth.errors import StoreUnavailable
 from onsale.auth.roles import Role
 from onsale.catalog.sales import Policy
 from onsale.queue.frame import Frame
@@ -432,6 +433,29 @@ async def test_everything_is_written_down(edge: Edge, client: Client) -> None:
     assert [("1-1-1", "revoked")] == [closed for closed in edge.shop.closed if closed[1] == "revoked"]
     assert "left" == (await polled(client, ticket, proof))["state"]
     assert (await edge.control.verify_chain(SALE)).is_whole
+
+
+async def test_nobody_is_put_out_unwritten(edge: Edge, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the audit cannot be written nothing happens; where the shop breaks off, the try is there to be seen."""
+    boss = edge.bearer("boss", Role.MASTER)
+    ticket, proof = await joined(edge, client, "ann")
+    await edge.admit()
+    path = f"/v1/tickets/{ticket['ticket']}/revocation"
+
+    async def away(*_: Any, **__: Any) -> None:
+        raise StoreUnavailable
+
+    with monkeypatch.context() as patch:
+        patch.setattr(edge.control, "note", away)
+        async with client.post(path, headers=boss) as response:
+            assert 503 == response.status
+    assert [] == edge.shop.closed
+    with monkeypatch.context() as patch:
+        patch.setattr(edge.shop, "close_turns", away)
+        async with client.post(path, headers=boss) as response:
+            assert 503 == response.status
+    assert "admitted" == (await polled(client, ticket, proof))["state"]
+    assert ["revoke"] == [row.action for row in await edge.control.audit(SALE)]
 
 
 async def test_tickets_by_page(edge: Edge, client: Client) -> None:
