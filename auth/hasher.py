@@ -49,7 +49,7 @@ def answer(question: Question) -> Answer:
 
 def main() -> None:
     """Serve until the parent goes away."""
-    os.nice(19)
+    os.setpriority(os.PRIO_PROCESS, 0, 19)
     # Ctrl-C reaches the whole terminal; the parent decides when this ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     decoder = msgspec.json.Decoder(Question)
