@@ -11,12 +11,17 @@ import asyncpg
 import pytest
 import pytest_asyncio
 from aiohttp import web
+from contract_kit import System, tokens
 
 from onsale.auth.accounts import ensure_load_accounts
 from onsale.auth.middleware import ACCESS
 from onsale.auth.roles import Role
+from onsale.checkout.providers.sandbox_server import create_sandbox
+from onsale.lua import connect
 from onsale.server.app import ROOMS, create_app, make_runner
 from onsale.server.config import load_settings
+from onsale.server.loop import Loops
+from onsale.server.processes import admitter_loops, flusher_loops, worker_loops
 
 
 def variables(line_redis_url, shop_redis_url, database_url, data_dir):
@@ -175,3 +180,30 @@ async def postgres_database(postgres):
     yield f"{postgres.rsplit('/', 1)[0]}/{name}"
     await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
     await admin.close()
+
+
+# --- every process's loops in one, for the tests of a file
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def system(line_redis_launch, shop_redis_launch, postgres_database, tmp_path_factory):
+    """The whole system, with its provider of payments, and two managers."""
+    for launch in (line_redis_launch, shop_redis_launch):
+        client = connect(launch.url)
+        await client.flushall()
+        await client.aclose()
+    folder = tmp_path_factory.mktemp("system")
+    sandbox = web.AppRunner(create_sandbox(folder / "sandbox"), access_log=None)
+    await sandbox.setup()
+    await web.TCPSite(sandbox, "127.0.0.1", 0).start()
+    environ = variables(line_redis_launch.url, shop_redis_launch.url, postgres_database, folder)
+    url = "http://{}:{}".format(*sandbox.addresses[0])
+    app = create_app(load_settings(environ | {"ONSALE_SANDBOX_URL": url}))
+    async with running(app) as runner:
+        loops = Loops()
+        for add in (admitter_loops, flusher_loops, worker_loops):
+            add(app[ROOMS], loops)
+        async with loops.running(drain_s=2.0):
+            managers = await tokens(app, Role.MANAGER, 2, first=9001)
+            yield System(app, runner.addresses[0][:2], managers)
+    await sandbox.cleanup()
