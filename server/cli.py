@@ -306,7 +306,9 @@ def tokens(count: int, first: int, ttl_ms: int, role: str, data_dir: Path | None
 
     settings = found_settings(data_dir)
     made = run(operating.make_tokens(settings, count=count, first=first, ttl_ms=ttl_ms, role=Role(role)))
-    click.echo("\n".join(made))
+    # One write a token: an unbuffered standard output takes only part of a large one, and says nothing.
+    for token in made:
+        click.echo(token)
 
 
 @main.command("role")

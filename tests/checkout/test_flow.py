@@ -508,6 +508,12 @@ async def test_late_capture_of_an_ended_claim_is_refunded(checkout: Checkout) ->
     with pytest.raises(OrderStateConflict):
         await process.confirm("ann", held.order)
 
+    # Not before the record has heard that the claim is over: the completer asks for what is written down.
+    await checkout.stop_record()
+    await checkout.record()
+    await checkout.pool.execute("UPDATE refunds SET drive_until = NULL WHERE state = 'pending'")
+    await process.completer.tick()
+
     assert 1 == len(late.refunds)
     assert {"free": 10} == await checkout.units()
     assert "done" == await checkout.pool.fetchval("SELECT state FROM refunds")

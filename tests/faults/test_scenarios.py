@@ -1,4 +1,4 @@
-"""Whole sales on real processes, small: a crowd that shares no code with the server, judged against record and provider.
+"""Whole sales on real processes, small: a crowd that shares no code with the server, judged by record and provider.
 
 The same scenarios run in full size by hand: `python -m bench.scenarios --help`.
 """

@@ -103,7 +103,7 @@ async def test_a_request_that_has_begun_is_answered(web):
             try:
                 _, late = await asyncio.open_connection("127.0.0.1", port)
                 late.close()
-            except ConnectionRefusedError:
+            except (ConnectionRefusedError, ConnectionResetError):
                 break
         writer.write(body)
         head = await reader.readuntil(b"\r\n\r\n")
