@@ -96,7 +96,7 @@ async def test_senseless_bodies(system, order, route):
     assert before == await standing(system, order)
 
 
-@pytest.mark.parametrize("packed", [gzip.compress(b"{}"), gzip.compress(b" " * 10_000_000), b"no gzip"])
+@pytest.mark.parametrize("packed", [gzip.compress(b"{}", mtime=0), gzip.compress(b" " * 10_000_000), b"no gzip"])
 async def test_packed_bodies_are_refused(system, packed):
     """A few bytes never become many, and what does not unpack is no fault of ours."""
     answer = await system.call("POST", "/v1/sessions", sent=packed, Content_Encoding="gzip")
