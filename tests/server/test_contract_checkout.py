@@ -73,7 +73,11 @@ async def test_a_revoked_pass_buys_nothing(system, sale):
     for _ in range(2):
         assert 204 == (await system.call("POST", path, {"reason": "asked"}, system.manager)).status
 
-    assert (403, "pass_revoked") == (await system.reserve(sale, buyer, ticket["pass"]["token"])).problem()
+    admission = ticket["pass"]["token"]
+    assert (403, "pass_revoked") == (await system.reserve(sale, buyer, admission)).problem()
+    assert (401, "unauthenticated") == (
+        await system.call("GET", "/v1/passes/verify", Admission_Pass=admission)
+    ).problem()
 
 
 async def test_an_expected_total_and_a_product_that_are_not(system, sale):

@@ -34,6 +34,12 @@ SENSELESS = (
     (b'{"\\u0000": 1}', 422, "invalid_request"),
     (b'{"' + b"n" * 60_000 + b'": 1}', 422, "invalid_request"),
 )
+DOUBLED = {
+    "sign_in": b'{"email": "a@b.example", "password": "x", "password": "y"}',
+    "change_admission": b'{"paused": true, "paused": true}',
+    "reserve": b'{"items": [{"product": "hat", "quantity": 1, "quantity": 2}]}',
+    "confirm": b'{"payment": {"provider": "sandbox", "method": "card", "token": "ok", "token": "ok"}}',
+}
 MEDIA = ("text/plain", "application/x-www-form-urlencoded", "application/jsonx", "application/json; charset=latin1", "")
 WITH_BODY = [route for route in ROUTES if route.body is not None]
 
@@ -94,6 +100,16 @@ async def test_senseless_bodies(system, order, route):
         assert (415, "unsupported_media_type") == answer.problem()
 
     assert before == await standing(system, order)
+
+
+@pytest.mark.parametrize("name", DOUBLED)
+async def test_names_given_twice(system, order, name):
+    """Which of the two counts nobody has to guess."""
+    route = next(route for route in ROUTES if route.name == name)
+    answer = await asking(system, order, route, sent=DOUBLED[name])
+
+    assert (422, "invalid_request") == answer.problem()
+    assert "duplicate" == answer.json["errors"][0]["code"]
 
 
 @pytest.mark.parametrize("packed", [gzip.compress(b"{}", mtime=0), gzip.compress(b" " * 10_000_000), b"no gzip"])
