@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Literal, NoReturn, TypeVar
+from urllib.parse import parse_qsl
 
 import msgspec
 from aiohttp import web
@@ -39,6 +40,8 @@ _KEY_LENGTH_MAX = 128
 # A browser sends about 40 characters; longer ones are cut so that the cache below stays small.
 _LANGUAGE_LENGTH_MAX = 200
 _FORWARDED_HOPS_MAX = 16
+# Several times as many as the largest of our forms has.
+_FIELDS_MAX = 100
 
 # Whose X-Forwarded-For is believed; filled by `server/app.py`.
 TRUSTED_PROXIES: web.AppKey[tuple[Network, ...]] = web.AppKey("trusted_proxies", tuple)
@@ -65,6 +68,23 @@ async def body_or(request: web.Request, decoder: msgspec.json.Decoder[T], defaul
         return default
     _require_media(request)
     return parse(raw, decoder)
+
+
+async def form_fields(request: web.Request) -> dict[str, str]:
+    """The fields of a form as our pages send it; of a name given twice the last. Raises UnsupportedMediaType,
+    PayloadTooLarge, InvalidRequest."""
+    if not request.body_exists or request.content_length == 0:
+        return {}
+    if request.content_type != "application/x-www-form-urlencoded" or not _is_plain(request):
+        raise UnsupportedMediaType
+    raw = await _read(request)
+    try:
+        fields = dict(parse_qsl(raw.decode(), keep_blank_values=True, max_num_fields=_FIELDS_MAX))
+    except ValueError:
+        raise InvalidRequest(Flaw("#", "bad_value", "Not a form.")) from None
+    if any("\0" in text for field in fields.items() for text in field):
+        _refuse_nul("#")
+    return fields
 
 
 def parse(raw: bytes, decoder: msgspec.json.Decoder[T]) -> T:
@@ -203,11 +223,14 @@ def body_digest(value: object) -> str:
 
 
 def _require_media(request: web.Request) -> None:
-    """JSON as it is: a compressed body could be a thousand times what its length says, and nobody needs to send one."""
-    is_json = request.content_type in _media(request)
-    is_utf8 = (request.charset or "utf-8").lower() in ("utf-8", "utf8")
-    if not is_json or not is_utf8 or request.headers.get("Content-Encoding", "identity").lower() != "identity":
+    if request.content_type not in _media(request) or not _is_plain(request):
         raise UnsupportedMediaType
+
+
+def _is_plain(request: web.Request) -> bool:
+    """UTF-8 as it is: a compressed body could be a thousand times its length, and nobody needs to send one."""
+    is_utf8 = (request.charset or "utf-8").lower() in ("utf-8", "utf8")
+    return is_utf8 and request.headers.get("Content-Encoding", "identity").lower() == "identity"
 
 
 def _media(request: web.Request) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from onsale.auth.errors import EmailUnverified, Flaw, Forbidden, InvalidRequest,
 from onsale.auth.handlers import open_session
 from onsale.auth.identity import Identity
 from onsale.auth.middleware import COOKIES, SESSIONS, TICKETS, identity_renewed, require_same_origin
-from onsale.auth.requests import language
+from onsale.auth.requests import form_fields, language
 from onsale.auth.roles import Role
 from onsale.auth.sessions import Grant
 from onsale.catalog.handlers import BOOK
@@ -149,7 +149,7 @@ async def sign_in_form(request: web.Request) -> web.Response:
 @form("/signin")
 async def sign_in(request: web.Request) -> web.Response:
     """A session in cookies."""
-    fields = await _fields(request)
+    fields = await form_fields(request)
     grant = await open_session(request, fields.get("email", ""), fields.get("password", ""), "browser")
     answer = _onward(_own_path(fields.get("next", "/")))
     request.app[COOKIES].write(answer, grant)
@@ -204,7 +204,7 @@ async def join(request: web.Request) -> web.Response:
 async def leave(request: web.Request) -> web.Response:
     """Give the place up."""
     found = _reader(request)
-    ticket = (await _fields(request)).get("ticket", "")
+    ticket = (await form_fields(request)).get("ticket", "")
     tickets = request.app[TICKETS]
     facts = tickets.facts(ticket)
     if not tickets.belongs(ticket, found.account):
@@ -217,7 +217,7 @@ async def leave(request: web.Request) -> web.Response:
 async def reserve(request: web.Request) -> web.Response:
     """Hold units of one product. The form's own key makes a doubled click one order."""
     found = _reader(request)
-    fields = await _fields(request)
+    fields = await form_fields(request)
     item = _converted({"product": fields.get("product"), "quantity": fields.get("quantity")}, ItemRequest)
     held = await request.app[FLOW].reserve(
         request.match_info["sale"],
@@ -253,7 +253,7 @@ async def order_page(request: web.Request) -> web.Response:
 async def pay(request: web.Request) -> web.Response:
     """Pay and confirm; the page then says how far it has come."""
     found = _reader(request)
-    fields = await _fields(request)
+    fields = await form_fields(request)
     payment = _converted({"provider": "sandbox", "method": "card", "token": fields.get("token")}, PaymentRequest)
     order = request.match_info["order"]
     await request.app[FLOW].confirm(found.account, order, payment, _key(fields))
@@ -378,12 +378,6 @@ def _line_document(request: web.Request, sale: Sale) -> dict[str, Any] | None:
 
 def _lines(request: web.Request) -> dict[str, dict[str, Any] | None]:
     return {sale.id: _line_document(request, sale) for sale in request.app[BOOK].all()}
-
-
-async def _fields(request: web.Request) -> dict[str, str]:
-    """A form's fields; files are no fields of ours."""
-    posted = await request.post()
-    return {name: value for name, value in posted.items() if isinstance(value, str) and "\0" not in value}
 
 
 def _converted(fields: Mapping[str, str | None], kind: type[Any]) -> Any:

@@ -212,6 +212,32 @@ async def test_names_of_nothing(system, order, path):
 
 
 @pytest.mark.parametrize(
+    ("sent", "media"),
+    [
+        (b"\xff\xfe\x00", "application/x-www-form-urlencoded"),
+        (b"email=%00&password=%FF", "application/x-www-form-urlencoded"),
+        (b"a=1", "application/x-www-form-urlencoded; charset=nope"),
+        (b"&".join(b"a%d=1" % n for n in range(1000)), "application/x-www-form-urlencoded"),
+        (b"a=" + b"x" * 100_000, "application/x-www-form-urlencoded"),
+        (b"--x\r\nbad", "multipart/form-data; boundary=x"),
+        (b"abc", "multipart/form-data"),
+        (b"{}", "application/json"),
+    ],
+    ids=["bytes", "nul", "charset", "many", "long", "torn", "unbounded", "json"],
+)
+@pytest.mark.parametrize("page", ["/signin", "/sales/{sale}/orders", "/orders/{order}/pay", "/sales/{sale}/leave"])
+async def test_senseless_forms(system, order, page, sent, media):
+    """Told on the page that the form stands on; nothing bought, nobody signed in."""
+    cookie = f"__Host-onsale-access={order['buyer']}"
+    answer = await system.call(
+        "POST", page.format(**order), sent=sent, media=media, Origin="http://127.0.0.1:8080", Cookie=cookie
+    )
+
+    assert (303, True) == (answer.status, "problem=" in answer.headers["Location"])
+    assert "Set-Cookie" not in answer.headers
+
+
+@pytest.mark.parametrize(
     ("line", "status"),
     [
         (b"X: a\x00b", 400),
