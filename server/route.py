@@ -45,6 +45,8 @@ class Route:
     media: Media = "application/json"
     # Served at the edge: past the router and the middleware, logged as one summed line a second.
     is_hot: bool = False
+    # How the router matches the path where its names must not match everything: a fixed path beside it is another call.
+    pattern: str = ""
 
     @property
     def tag(self) -> str:
@@ -61,13 +63,14 @@ class Route:
 def add_routes(app: web.Application, routes: Iterable[Route]) -> None:
     """Give the application every route: HEAD wherever GET is, and OPTIONS where other sites may read."""
     for route in routes:
+        path = route.pattern or route.path
         if route.method == "GET":
             # Streams know HEAD: who may not open one is told so, who may is given its headers.
-            app.router.add_get(route.path, route.handler, allow_head=True)
+            app.router.add_get(path, route.handler, allow_head=True)
         else:
-            app.router.add_route(route.method, route.path, route.handler)
+            app.router.add_route(route.method, path, route.handler)
         if route.is_public:
-            app.router.add_route("OPTIONS", route.path, preflight)
+            app.router.add_route("OPTIONS", path, preflight)
 
 
 async def preflight(request: web.Request) -> web.Response:

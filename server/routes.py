@@ -59,7 +59,7 @@ ACCOUNTS = (
     ),
     Route(
         "DELETE", "/v1/sessions/{session}", auth.sign_out_session, "sign_out_session", "Sign out of one device.",
-        "buyer", status=204, problems=(auth_errors.SessionUnknown,),
+        "buyer", status=204, problems=(auth_errors.SessionUnknown,), pattern="/v1/sessions/{session:(?!refresh$)[^/]+}",
     ),
     Route(
         "POST", "/v1/stream-keys", auth.create_stream_key, "create_stream_key",

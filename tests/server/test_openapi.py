@@ -3,11 +3,12 @@
 import json
 
 import pytest
+from aiohttp import web
 from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
 
 from onsale.server.openapi import document, problems_of
 from onsale.server.problems import codes
-from onsale.server.route import Route
+from onsale.server.route import Route, add_routes
 from onsale.server.routes import ROUTES
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -86,3 +87,18 @@ async def test_head_of_event_streams(shared_client):
         assert 404 == unknown.status
     async with shared_client.head("/v1/tickets/none/events") as personal:
         assert 401 == personal.status
+
+
+async def test_no_path_is_taken_for_another():
+    """A fixed path beside one with a name allows its own methods only."""
+    app = web.Application()
+    add_routes(app, ROUTES)
+
+    found = {
+        route.path: {other.method for other in app.router.routes() if other.resource._match(route.path) is not None}
+        for route in ROUTES
+        if "{" not in route.path and route.path.startswith("/v1/")
+    }
+
+    own = {path: {r.method for r in ROUTES if r.path == path} for path in found}
+    assert {path: methods - {"HEAD", "OPTIONS"} for path, methods in found.items()} == own
