@@ -115,8 +115,10 @@ class Buyer:
                 return str(ticket["state"])
             self._log.admitted_at.append(ticket["admitted_at"])
             outcome = await self._check_out(product, ticket["pass"]["token"])
-            if outcome != "order_expired":
+            # A reservation may lapse, or be lost with its Redis before it was recorded: the pass is still good.
+            if outcome not in ("order_expired", "order_unknown"):
                 return outcome
+            self._check_patience()
 
     async def _wait(self, ticket: dict[str, Any]) -> dict[str, Any]:
         while ticket["state"] not in FINAL_TICKETS and ticket["state"] != "admitted":
