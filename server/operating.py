@@ -5,10 +5,9 @@ No command line in here and no printing; `cli.py` has both.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg
@@ -37,9 +36,6 @@ from onsale.server.stores import open_stores
 
 # Who an action is signed by when it came from the command line.
 COMMAND_LINE = "command-line"
-# A running worker loads a new sale within half a second; every process reads the sales as often.
-LOADED_WITHIN_S = 5
-READ_WITHIN_S = 0.6
 
 SaleDocument = dict[str, Any]
 AdmissionDocument = dict[str, Any]
@@ -85,19 +81,8 @@ async def create_sale(settings: Settings, text: str) -> SaleDocument:
             sale = await book.create(new, COMMAND_LINE)
         except InvalidRequest as error:
             raise SaleFileInvalid(*(flaw.detail for flaw in error.errors)) from None
-        await _until_loaded(book, sale.id)
+        await book.until_served(sale.id)
         return sale_document(book.get(sale.id), settings)
-
-
-async def _until_loaded(book: SaleBook, sale: str) -> None:
-    """Wait until the running system has the sale's keys and every process of it has read the sale, so that whoever acts
-    on this command's answer finds it. Where nothing runs that would load it, the wait ends by itself."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(LOADED_WITHIN_S):
-            while 0 in (book.get(sale).line_epoch, book.get(sale).shop_epoch):
-                await asyncio.sleep(0.05)
-                await book.refresh()
-            await asyncio.sleep(READ_WITHIN_S)
 
 
 async def list_sales(settings: Settings) -> list[SaleDocument]:
