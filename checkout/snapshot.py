@@ -19,6 +19,8 @@ from onsale.lua.shop import PackedAttempt, PackedBuyer, PackedEntry, PackedOrder
 
 # Values a step carries: Lua's unpack takes at most 8,000.
 STEP_MAX = 2_000
+# What the line is told of a turn that is over.
+CLOSED_WHY: Mapping[str, str] = {"spent": "completed", "closed": "left", "revoked": "revoked"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,7 @@ class ShopSnapshot:
     orders: tuple[LiveOrder, ...] = ()
     # Buyer -> units sold to them.
     bought: Mapping[str, int] = field(default_factory=dict)
-    # Turn -> `spent`, `closed` or `revoked`.
+    # Turn -> `spent`, `closed` or `revoked`, the newest first: the line frees their seats in this order.
     turns: Mapping[str, str] = field(default_factory=dict)
     # Ids of stock moves that `items` counts already.
     moves: tuple[str, ...] = ()
@@ -98,6 +100,7 @@ def steps(snapshot: ShopSnapshot, now_ms: int) -> Iterator[tuple[str, Sequence[A
         ("turns", _flat((name, _pack(turn)) for name, turn in _turns(snapshot).items())),
         ("ended", _ended(snapshot, now_ms)),
         ("moves", list(snapshot.moves)),
+        ("closings", _flat((turn, CLOSED_WHY[state]) for turn, state in snapshot.turns.items())),
     ):
         for first in range(0, len(values), STEP_MAX):
             yield step, values[first : first + STEP_MAX]

@@ -13,8 +13,8 @@
   KEYS[11] money     stream  consumed by the Flusher
   KEYS[12] holdings  stream  consumed by the Flusher
   KEYS[13] closings  stream  consumed by the line's Admitter
-  ARGV[1] step   ARGV[2] msgpack: field, value, … (hash), score, member, … (zset) or members (set)
-  Returns {0} | {9} these keys are in use already    Events: none ]]
+  ARGV[1] step   ARGV[2] msgpack: field, value, … (hash), score, member, … (zset), members (set) or turn, why, … (closings)
+  Returns {0} | {9} these keys are in use already    Events: turn_closed ]]
 -- include: guard
 -- include: shop
 local meta, stock, holds, orders, docs = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
@@ -32,6 +32,11 @@ if step == "begin" then
   redis.call("UNLINK", meta, stock, holds, orders, docs, buyers, turns, keys, ended, moves, money, holdings, closings)
 elseif step == "register" then
   redis.call("HSET", meta, "run_id", server_run_id())
+elseif step == "closings" then
+  -- Told again: what was written just before the loss never reached the line, and its seat would stay taken.
+  for i = 1, #values, 2 do
+    redis.call("XADD", closings, "*", "turn", values[i], "why", values[i + 1], "at", clock_ms())
+  end
 elseif #values > 0 then
   redis.call(WRITES[step][1], WRITES[step][2], unpack(values))
 end

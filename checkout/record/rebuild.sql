@@ -79,12 +79,14 @@ SELECT o.buyer, sum(i.quantity)::bigint AS units
  GROUP BY o.buyer;
 
 -- turns_over --
--- Turns that have bought, and those that were closed while their passes may still be good.
-SELECT turn, 'spent' AS state FROM orders WHERE sale = $1 AND claim = 'sold' AND turn IS NOT NULL
-UNION ALL
-SELECT t.turn, CASE t.why WHEN 'revoked' THEN 'revoked' ELSE 'closed' END FROM turns_closed t
- WHERE t.sale = $1
-   AND NOT EXISTS (SELECT FROM orders o WHERE o.sale = t.sale AND o.turn = t.turn AND o.claim = 'sold');
+-- Turns that have bought, and those that were closed while their passes may still be good; the newest first.
+SELECT turn, state FROM (
+  SELECT turn, 'spent' AS state, confirmed_at AS ended_at FROM orders WHERE sale = $1 AND claim = 'sold' AND turn IS NOT NULL
+  UNION ALL
+  SELECT t.turn, CASE t.why WHEN 'revoked' THEN 'revoked' ELSE 'closed' END, t.closed_at FROM turns_closed t
+   WHERE t.sale = $1
+     AND NOT EXISTS (SELECT FROM orders o WHERE o.sale = t.sale AND o.turn = t.turn AND o.claim = 'sold')
+) AS over ORDER BY ended_at DESC NULLS FIRST;
 
 -- figures_of --
 -- What the shop's counters must say once every event is recorded; refused claims and moves on their way are told apart.

@@ -129,6 +129,22 @@ async def test_everything_comes_back(make_shop: Any, database: asyncpg.Pool) -> 
     assert (0, 3) == tuple(await database.fetchrow("SELECT claimed, sold FROM sale_items"))
 
 
+async def test_seats_of_turns_that_are_over_are_told_again(make_shop: Any) -> None:
+    """A `turn_closed` that was lost before the line read it would keep its seat taken until the pass ends."""
+    shop = await make_shop()
+    for order in ("o1", "o2"):
+        await shop.reserve(order, buyer=order, turn=f"t-{order}")
+        await shop.pin(order, buyer=order)
+        await shop.confirm(order)
+        await shop.record()
+    await shop.redis.flushall()
+
+    await shop.rebuilder().tick()
+
+    closings = await shop.inventory.closings("drop", "0-0", 10)
+    assert [("t-o2", "completed"), ("t-o1", "completed")] == [(c.turn, c.why) for c in closings]
+
+
 async def test_holds_are_extended_by_the_outage(make_shop: Any, database: asyncpg.Pool) -> None:
     """A hold that would have run out while nobody could buy has a minute from the rebuild."""
     shop = await make_shop()
