@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -33,6 +32,7 @@ from bench.floor_servers import Setup
 from bench.floors import Meter, Server, ed25519_us, floor, floor_stores, median
 from bench.journeys import Course, Journeys, ask_all, generate, request, run_journeys
 from bench.scenarios import System, system
+from onsale.server import embedded
 
 EVERYONE_AT_ONCE = 100_000
 CAP = 1_000_000
@@ -685,9 +685,7 @@ async def starts(plan: Plan, say: Callable[[str], None]) -> Target:
 
 
 async def _start(data_dir: Path) -> float:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = embedded.free_port()
     onsale = str(Path(sys.executable).parent / "onsale")
     started = time.monotonic()
     up = subprocess.Popen(

@@ -19,7 +19,6 @@ import itertools
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -34,6 +33,7 @@ import redis
 
 from bench.crowd import Habits, Log, run_crowd
 from bench.judge import judge, rate_faults
+from onsale.server import embedded
 
 ONSALE = str(Path(sys.executable).parent / "onsale")
 KILLED_IN_TURN = ("web", "admitter", "flusher", "worker")
@@ -109,9 +109,7 @@ def _environ() -> dict[str, str]:
 async def system(web: int = 1) -> AsyncIterator[System]:
     """Start everything in an empty directory; stop it with SIGTERM, as a person's Ctrl-C would."""
     with tempfile.TemporaryDirectory(prefix="onsale-scenario-", ignore_cleanup_errors=True) as folder:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = embedded.free_port()
         log = (Path(folder) / "up.log").open("wb")
         up = await asyncio.create_subprocess_exec(
             ONSALE, "up", "--no-demo", "--port", str(port), "--web", str(web), "--data-dir", f"{folder}/data",
