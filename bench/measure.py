@@ -153,11 +153,13 @@ def verdict(target: Target) -> str:
 
 
 @contextlib.asynccontextmanager
-async def opened(plan: Plan, say: Callable[[str], None], *, within_s: float = float("inf")) -> AsyncIterator[Bench]:
+async def opened(
+    plan: Plan, say: Callable[[str], None], *, within_s: float = float("inf"), web: int = 1
+) -> AsyncIterator[Bench]:
     """A fresh `onsale up`, and F0 beside it."""
     # Unbuffered, Python drops what a pipe did not take at once: thousands of tokens would end in the middle of one.
     os.environ.pop("PYTHONUNBUFFERED", None)
-    async with system() as on, floor("f0") as f0:
+    async with system(web) as on, floor("f0") as f0:
         yield Bench(on, await ours_of(on), f0, plan, Measured(), [], say, time.monotonic() + within_s)
 
 

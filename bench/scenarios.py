@@ -48,6 +48,7 @@ hold_ttl_s = {hold_ttl_s}
 [admission]
 rate_per_second = {rate}
 active_max = {cap}
+absent_after_s = {absent_after_s}
 [[items]]
 product = "{sale}-1"
 title = "Only one kind"
@@ -84,10 +85,15 @@ class System:
         status: dict[str, Any] = json.loads(await self.command("status", "--json"))
         return status
 
-    async def create_sale(self, sale: str, *, units: int, rate: float, cap: int, hold_ttl_s: int = 60) -> str:
+    async def create_sale(
+        self, sale: str, *, units: int, rate: float, cap: int, hold_ttl_s: int = 60, absent_after_s: int = 150
+    ) -> str:
         """Answers the product's id."""
         file = self._data_dir / f"{sale}.toml"
-        file.write_text(SALE.format(sale=sale, units=units, rate=rate, cap=cap, hold_ttl_s=hold_ttl_s))
+        text = SALE.format(
+            sale=sale, units=units, rate=rate, cap=cap, hold_ttl_s=hold_ttl_s, absent_after_s=absent_after_s
+        )
+        file.write_text(text)
         await self.command("sale", "create", str(file))
         return f"{sale}-1"
 

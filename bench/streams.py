@@ -2,9 +2,10 @@
 
 Personal streams: N buyers join, each opens the stream of its ticket, then everybody is let in at a set rate; the delay
 runs from the ticket's `admitted_at` (the line's Redis clock, the same machine) to the event's arrival here. Public
-streams: N readers of the line document; the delay runs from its `as_of`. Memory is the growth of the web process.
+streams: N readers of the line document; the delay runs from its `as_of`. Memory is the growth of the web processes.
+`--absent`: this share of all who join never opens a stream, and is silent beyond the grace when the line opens.
 
-    python -m bench.streams personal --streams 2000 --rate 500
+    python -m bench.streams personal --streams 20000 --rate 500 --web 2 --absent 0.3
     python -m bench.streams line --streams 2000 --seconds 10
 
 Starts a fresh `onsale up` and prints one JSON object. Raw protocols; loopback only.
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import random
 import resource
 import sys
 import time
@@ -33,6 +35,8 @@ from bench.measure import Plan as MeasurePlan
 
 OPENED_AT_ONCE = 200
 LET_IN_WITHIN_S = 60.0
+# The shortest grace a sale may have; the silent are put aside at the next look after it.
+GRACE_S = 20
 
 
 class Stream(asyncio.Protocol):
@@ -105,17 +109,23 @@ class Log:
         self._is_over = True
 
 
-async def personal(bench: Bench, streams: int, rate: int, sale: str = "streams") -> dict[str, Any]:
-    """Everybody waits by stream and is let in at `rate` a second."""
-    tokens = await bench.grow_tokens(streams)
-    await bench.on.create_sale(sale, units=streams, rate=0, cap=CAP)
+async def personal(
+    bench: Bench, streams: int, rate: int, *, absent: float = 0.0, sale: str = "streams"
+) -> dict[str, Any]:
+    """Everybody who is there waits by stream and is let in at `rate` a second."""
+    joining = round(streams / (1 - absent))
+    tokens = await bench.grow_tokens(joining)
+    await bench.on.create_sale(sale, units=2 * joining, rate=0, cap=CAP, absent_after_s=GRACE_S if absent else 150)
     await known(bench, sale)
     replies = await ask_all(bench.ours.port, [journeys.join(sale, token) for token in tokens], 128)
     require_good(replies)
     tickets = [tickets_of(reply) for reply in replies]
     log = Log(b'"state":"admitted"', b"admitted_at")
-    requests = [request("GET", f"/v1/tickets/{ticket}/events", token) for ticket, token in tickets]
+    present = random.Random(joining).sample(tickets, streams)
+    requests = [request("GET", f"/v1/tickets/{ticket}/events", token) for ticket, token in present]
     held, memory = await _open_all(bench, requests, log)
+    if absent:
+        await asyncio.sleep(1.5 * GRACE_S)
     await bench.on.command("rate", sale, f"{rate}/s")
     started = time.monotonic()
     while len(log.delays_ms) < streams and time.monotonic() - started < LET_IN_WITHIN_S + streams / rate:
@@ -124,7 +134,9 @@ async def personal(bench: Bench, streams: int, rate: int, sale: str = "streams")
     _close(held, log)
     return {
         "streams": streams,
+        "joined": joining,
         "rate": rate,
+        "told_a_second": round(len(log.delays_ms) / took_s, 1),
         "told": len(log.delays_ms),
         "seconds": round(took_s, 1),
         "delay_ms": quantiles(log.delays_ms),
@@ -175,7 +187,8 @@ async def _open_all(bench: Bench, requests: Sequence[bytes], log: Log) -> tuple[
 
 
 def _memory_kib(bench: Bench) -> float:
-    return float(psutil.Process(bench.ours.pids["web"]).memory_info().rss) / 1024
+    web = [pid for name, pid in bench.ours.pids.items() if name.startswith("web")]
+    return sum(float(psutil.Process(pid).memory_info().rss) for pid in web) / 1024
 
 
 def _close(held: Sequence[Stream], log: Log) -> None:
@@ -194,9 +207,9 @@ def allow_files(wanted: int) -> None:
 
 
 async def _run(asked: argparse.Namespace) -> dict[str, Any]:
-    async with opened(MeasurePlan(), lambda text: print(text, file=sys.stderr)) as bench:
+    async with opened(MeasurePlan(), lambda text: print(text, file=sys.stderr), web=asked.web) as bench:
         if asked.kind == "personal":
-            return await personal(bench, asked.streams, asked.rate)
+            return await personal(bench, asked.streams, asked.rate, absent=asked.absent)
         return await line(bench, asked.streams, asked.seconds)
 
 
@@ -207,6 +220,8 @@ def main() -> None:
     parser.add_argument("--streams", type=int, default=2_000)
     parser.add_argument("--rate", type=int, default=500)
     parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--web", type=int, default=1)
+    parser.add_argument("--absent", type=float, default=0.0)
     asked = parser.parse_args()
     allow_files(4 * asked.streams + 4_096)
     print(json.dumps(uvloop.run(_run(asked)), indent=2))
