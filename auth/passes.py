@@ -10,6 +10,7 @@ Whether a pass has expired is judged on the clock that made it: by the reserving
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -52,18 +53,25 @@ class Passes:
         self._jwks = {"keys": [_jwk(kid, key.public_key()) for kid, key in keys]}
         self._key_of_header = {_header_text(kid): key.public_key() for kid, key in keys}
         self._mint_cached = lru_cache(maxsize=_CACHE_MAX)(self._sign)
-        self._verify_cached = lru_cache(maxsize=_CACHE_MAX)(self._read)
+        # What was signed here or verified before. A token is found by all of its bytes, so none can be mistaken.
+        self._known: OrderedDict[str, Pass] = OrderedDict()
 
     def mint(self, *, sale: str, buyer: str, turn: str, lane: str, epoch: int, iat_ms: int, exp_ms: int) -> str:
         """The pass of a turn: the same claims always give the same token."""
-        return self._mint_cached(Pass(sale, buyer, turn, lane, epoch, iat_ms, exp_ms))
+        claims = Pass(sale, buyer, turn, lane, epoch, iat_ms, exp_ms)
+        token = self._mint_cached(claims)
+        self._remember(token, claims)
+        return token
 
     def verify(self, token: str, *, sale: str | None = None) -> Pass:
         """What a pass says, if we made it, and for this sale where one is named. PassInvalid otherwise.
 
         Says nothing of expiry: compare `exp_ms` on the clock that matters.
         """
-        claims = self._verify_cached(token)
+        claims = self._known.get(token)
+        if claims is None:
+            claims = self._read(token)
+            self._remember(token, claims)
         if sale is not None and claims.sale != sale:
             raise PassInvalid
         return claims
@@ -71,6 +79,13 @@ class Passes:
     def jwks(self) -> dict[str, list[dict[str, str]]]:
         """The public keys (RFC 8037), current first."""
         return self._jwks
+
+    def _remember(self, token: str, claims: Pass) -> None:
+        """Those who were told here mostly come back here: their pass costs no second signature."""
+        self._known[token] = claims
+        self._known.move_to_end(token)
+        if len(self._known) > _CACHE_MAX:
+            self._known.popitem(last=False)
 
     def _sign(self, claims: Pass) -> str:
         payload: dict[str, Any] = {
