@@ -64,6 +64,8 @@ class Guarded:
         # In memory: each process judges by its own calls.
         self._breakers = AsyncCircuitBreakerFactory(default_threshold=failures_max, default_ttl=open_s)
         self._is_away = False
+        # Whether the breaker has counted a failure that no answer has cleared since.
+        self._is_doubted = False
 
     @property
     def is_away(self) -> bool:
@@ -114,6 +116,10 @@ class Guarded:
         return answer
 
     async def _note(self, *, is_answered: bool) -> None:
+        if is_answered and not self._is_doubted:
+            # An answer tells a breaker in good standing nothing.
+            return
+        self._is_doubted = True
         breaker = await self._breakers.get_breaker(self.name)
         # While the breaker is open what it is told does not count; afterwards one answer closes it.
         try:
@@ -123,6 +129,7 @@ class Guarded:
         except (NoReply, OpenedState):
             pass
         self._is_away = breaker.context.state != CLOSED
+        self._is_doubted = self._is_away or not is_answered
 
 
 @dataclass(frozen=True, slots=True)
