@@ -17,6 +17,7 @@ from onsale.server.config import Settings, environment
 from onsale.server.quantities import Duration, Rate
 from onsale.server.terminal import (
     chosen_data_dir,
+    collect_garbage_rarely,
     echo_json,
     echo_table,
     found_settings,
@@ -89,6 +90,7 @@ def add_process(name: str, about: str) -> None:
         from onsale.server import processes
 
         body: Callable[[Settings], Coroutine[Any, Any, None]] = getattr(processes, f"run_{name}")
+        collect_garbage_rarely()
         run(body(found_settings(data_dir)))
 
 

@@ -6,6 +6,7 @@ loop is started.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -72,6 +73,14 @@ def found_environment(asked: Path | None) -> Mapping[str, str]:
     if asked is None and any(own.get(name) for name in STORE_VARIABLES):
         return own
     return {**own, **running.read_environment(chosen_data_dir(asked))}
+
+
+def collect_garbage_rarely() -> None:
+    """For a process that serves: what was imported is never looked at again, and of what requests leave behind the few
+    cycles wait for 10,000 objects instead of 700. Measured over confirmations: a tenth of the CPU."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 50)
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
