@@ -68,6 +68,11 @@ class Sale(msgspec.Struct, frozen=True, kw_only=True):
     policy: Policy
     policy_version: int
     paused_by: tuple[str, ...]
+    # When the settings were changed for a while: until when (0 = for good), what comes back then, and whether operators
+    # hold the line then (None: as it is).
+    revert_at_ms: int = 0
+    revert_to: Policy | None = None
+    revert_paused: bool | None = None
     line_epoch: int
     shop_epoch: int
     place_ceiling: int
@@ -115,6 +120,7 @@ def _sale(row: Mapping[str, Any]) -> Sale:
     fields["policy"] = msgspec.json.decode(row["policy"], type=Policy)
     fields["items"] = msgspec.json.decode(row["items"], type=tuple[SaleItem, ...])
     fields["paused_by"] = tuple(row["paused_by"])
+    fields["revert_to"] = msgspec.json.decode(row["revert_to"], type=Policy) if row["revert_to"] else None
     return Sale(**fields)
 
 

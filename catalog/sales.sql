@@ -7,7 +7,9 @@ SELECT s.id, s.no, s.title,
          AS closes_at_ms,
        s.draining_at IS NOT NULL AS draining, s.closed_at IS NOT NULL AS closed,
        s.limit_per_buyer, s.hold_ttl_s, s.guests, s.opening, s.message::text AS message,
-       s.policy::text AS policy, s.policy_version, s.paused_by, s.line_epoch, s.shop_epoch, s.place_ceiling,
+       s.policy::text AS policy, s.policy_version, s.paused_by,
+       coalesce((extract(epoch FROM s.revert_at) * 1000)::bigint, 0) AS revert_at_ms,
+       (s.revert_to - 'paused')::text AS revert_to, (s.revert_to ->> 'paused')::boolean AS revert_paused, s.line_epoch, s.shop_epoch, s.place_ceiling,
        coalesce((SELECT json_agg(json_build_object(
            'product', i.product, 'title', i.title, 'amount', i.amount, 'list_amount', i.list_amount,
            'currency', i.currency, 'stock', i.stock, 'claimed', i.claimed, 'sold', i.sold) ORDER BY i.position, i.product)

@@ -1,7 +1,7 @@
 --[[ Let in the first of the living, as many as rate, cap and stock allow; pass over the silent; take back turns that could
   not be told. Any number of admitters may call it at any time: what it lets in is decided by Redis time alone.
   KEYS[1] meta       hash     schedule, bucket, stock figures, counters
-  KEYS[2] policy     hash     rate_centi, active_max, turn_ttl_ms
+  KEYS[2] policy     hash     rate_centi, active_max, turn_ttl_ms, revert_at_ms, back
   KEYS[3] pauses     set      holders of the line
   KEYS[4] waiting    zset     places that wait
   KEYS[5] absent     zset     places passed over
@@ -20,6 +20,7 @@
 -- include: line
 -- include: presence
 -- include: bucket
+-- include: settings
 local meta, policy, pauses, waiting, absent, tickets = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local buyers, leases, gone, admissions, feed = KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
 local presence = {KEYS[12], KEYS[13], KEYS[14], KEYS[15], KEYS[16]}
@@ -73,6 +74,7 @@ end
 
 lift_gathering()
 note_tick()
+revert_if_due(meta, policy, pauses, now)
 note_stock(cmsgpack.unpack(ARGV[1]))
 local line = read_line(meta, pauses, now)
 local stock = read_stock()

@@ -46,6 +46,10 @@ class Settings(msgspec.Struct, frozen=True, array_like=True):
     absent_after_ms: int
     # Who holds the line still.
     holders: tuple[str, ...]
+    # 0, or when the settings below come back by themselves.
+    revert_at_ms: int = 0
+    # mode, rate_centi, active_max, pass_ttl_ms, turn_ttl_ms, absent_after_ms, paused (0, 1, or -1: as it is).
+    back: tuple[str | int, ...] = ()
 
 
 class StockNote(msgspec.Struct, frozen=True, array_like=True):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from onsale.catalog.sales import Sale, SaleBook
+from onsale.catalog.sales import Policy, Sale, SaleBook
 from onsale.lua.keys import LineKeys
 from onsale.lua.line import Inspection, LineScripts, Settings
 from onsale.lua.replies import Reply
@@ -18,25 +18,44 @@ from onsale.queue.errors import LineRecovering
 TRIES = 5
 # The line's own hold while its places are gathered after a loss; Postgres does not know of it.
 GATHERING = "recovering"
+# A change for a while that said nothing of pausing.
+AS_IT_IS = -1
 
 
 def settings_of(sale: Sale) -> Settings:
     """What a line needs of its sale."""
-    policy = sale.policy
+    mode, rate_centi, active_max, pass_ttl_ms, turn_ttl_ms, absent_after_ms = _terms(sale.policy)
     return Settings(
         opens_at_ms=sale.opens_at_ms,
         closes_at_ms=sale.closes_at_ms,
         draining=int(sale.draining),
         message=msgspec.json.encode(sale.message).decode() if sale.message else "",
         policy_version=sale.policy_version,
-        mode=policy.mode,
-        rate_centi=policy.rate_centi,
-        active_max=policy.active_max,
-        pass_ttl_ms=policy.pass_ttl_s * 1000,
-        turn_ttl_ms=policy.turn_ttl_s * 1000,
-        absent_after_ms=policy.absent_after_s * 1000,
+        mode=mode,
+        rate_centi=rate_centi,
+        active_max=active_max,
+        pass_ttl_ms=pass_ttl_ms,
+        turn_ttl_ms=turn_ttl_ms,
+        absent_after_ms=absent_after_ms,
         holders=sale.paused_by,
+        revert_at_ms=sale.revert_at_ms,
+        back=() if sale.revert_to is None else (*_terms(sale.revert_to), _paused_then(sale)),
     )
+
+
+def _terms(policy: Policy) -> tuple[str, int, int, int, int, int]:
+    return (
+        policy.mode,
+        policy.rate_centi,
+        policy.active_max,
+        policy.pass_ttl_s * 1000,
+        policy.turn_ttl_s * 1000,
+        policy.absent_after_s * 1000,
+    )
+
+
+def _paused_then(sale: Sale) -> int:
+    return AS_IT_IS if sale.revert_paused is None else int(sale.revert_paused)
 
 
 def is_in_force(sale: Sale, inspection: Inspection) -> bool:

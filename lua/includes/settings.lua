@@ -1,7 +1,7 @@
 -- What Postgres says of a sale, written into its line: schedule, message, policy, and who holds it still.
 -- A list: [opens_at_ms, closes_at_ms, draining, message, policy_version, mode, rate_centi, active_max, pass_ttl_ms,
--- turn_ttl_ms, absent_after_ms, [holder, ...]].
-local POLICY = {"version", "mode", "rate_centi", "active_max", "pass_ttl_ms", "turn_ttl_ms", "absent_after_ms"}
+-- turn_ttl_ms, absent_after_ms, [holder, ...], revert_at_ms, [mode, ..., absent_after_ms, paused]].
+local POLICY = {"mode", "rate_centi", "active_max", "pass_ttl_ms", "turn_ttl_ms", "absent_after_ms"}
 
 local function apply_schedule(meta, s)
   local opens_at_ms = redis.call("HGET", meta, "opens_at_ms")
@@ -37,14 +37,38 @@ local function apply_holders(pauses, holders)
   end
 end
 
--- The bucket is settled at the old rate first, and cut to the new burst.
-local function apply_settings(meta, policy, pauses, line, s, now)
-  local level, at_ms = bucket_now(meta, policy, line, now)
+-- Other terms from `at_ms` on: the bucket is settled at the old rate first, and cut to the new burst.
+local function apply_policy(meta, policy, line, terms, at_ms)
+  local level, level_at_ms = bucket_now(meta, policy, line, at_ms)
   local rate_before = tonumber(redis.call("HGET", policy, "rate_centi"))
+  apply_grace(meta, math.floor(terms[6] / 4), at_ms)
+  for i, name in ipairs(POLICY) do redis.call("HSET", policy, name, terms[i]) end
+  redis.call("HSET", meta, "bucket", math.min(level, burst_of(terms[2]) * PERSON), "bucket_at_ms", level_at_ms,
+    "is_due", 1)
+  note_change(meta, rate_before, terms[2], at_ms)
+end
+
+-- What was changed for a while goes back at its moment, whoever is still alive to write it down: Postgres follows.
+local function revert_if_due(meta, policy, pauses, now)
+  local at_ms = tonumber(redis.call("HGET", policy, "revert_at_ms")) or 0
+  if at_ms == 0 or now < at_ms then return false end
+  local back = cmsgpack.unpack(redis.call("HGET", policy, "back"))
+  apply_policy(meta, policy, read_line(meta, pauses, at_ms), back, at_ms)
+  redis.call("HDEL", policy, "revert_at_ms", "back")
+  if back[7] == 1 then redis.call("SADD", pauses, "operator") end
+  if back[7] == 0 then redis.call("SREM", pauses, "operator") end
+  return true
+end
+
+local function apply_settings(meta, policy, pauses, line, s, now)
+  -- Before anything else changes: what was due until now happens at the terms that were in force.
+  if revert_if_due(meta, policy, pauses, now) then line = read_line(meta, pauses, now) end
   apply_schedule(meta, s)
-  apply_grace(meta, math.floor(s[11] / 4), now)
-  for i, name in ipairs(POLICY) do redis.call("HSET", policy, name, s[4 + i]) end
-  redis.call("HSET", meta, "bucket", math.min(level, burst_of(s[7]) * PERSON), "bucket_at_ms", at_ms, "is_due", 1)
-  note_change(meta, rate_before, s[7], now)
+  redis.call("HSET", policy, "version", s[5])
+  apply_policy(meta, policy, line, {s[6], s[7], s[8], s[9], s[10], s[11]}, now)
+  redis.call("HDEL", policy, "revert_at_ms", "back")
+  if s[13] > 0 then redis.call("HSET", policy, "revert_at_ms", s[13], "back", cmsgpack.pack(s[14])) end
   apply_holders(pauses, s[12])
+  -- Written late, or again after it went back: never in force beyond its moment.
+  revert_if_due(meta, policy, pauses, now)
 end

@@ -90,6 +90,42 @@ async def test_a_change_for_a_while_comes_back_by_itself(stand: Stand) -> None:
     assert (admission.version, admission.revert_at_ms, admission.changed_by) == (3, None, "system")
 
 
+async def test_a_change_for_a_while_goes_back_with_no_keeper_alive(stand: Stand) -> None:
+    """The script itself goes back at the moment that was named, and pays out each side of it at its own rate."""
+    await stand.make(rate_centi=100, active_max=10_000, absent_after_s=3_600)
+    await stand.crowd(1_000)
+    await stand.admitter.tick()
+    change = PolicyChange(rate_centi=10_000)
+    told = await stand.control.set_policy(SALE, change, actor="ada", version=None, revert_after_s=30)
+    admitted = []
+    for _ in range(5):
+        await stand.skew.advance(10_000)
+        admitted.append((await stand.admitter.tick()).admitted)
+
+    # The bursts of 100 and of 1 a second.
+    assert [10, 10, 1, 1, 1] == admitted
+    await stand.skew.advance(1_000)
+    assert (100, "rate_lowered") == ((figures := await shown(stand)).rate_centi, figures.reason)
+    assert told == await stand.control.admission(SALE)
+    # Whatever else is told of the sale before Postgres has followed brings nothing back.
+    await stand.control.set_message(SALE, {"ko": "곧", "en": "soon"}, actor="ada")
+    assert b"100" == await stand.redis.hget(stand.keys.policy, "rate_centi")
+
+
+async def test_a_pause_for_a_while_ends_with_no_keeper_alive(stand: Stand) -> None:
+    """At its moment the line moves again, at the rate and no faster: the pause is not paid out."""
+    await stand.make(rate_centi=100, active_max=10_000, absent_after_s=3_600)
+    await stand.crowd(100)
+    await stand.admitter.tick()
+    await stand.control.set_policy(SALE, PolicyChange(paused=True), actor="ada", version=None, revert_after_s=30)
+    admitted = []
+    for _ in range(5):
+        await stand.skew.advance(10_000)
+        admitted.append((await stand.admitter.tick()).admitted)
+
+    assert [0, 0, 0, 1, 1] == admitted
+
+
 async def test_changes_for_a_while_that_follow_each_other_end_where_the_first_began(stand: Stand) -> None:
     """And a change that stays ends the waiting."""
     await stand.make(rate_centi=1_000)
