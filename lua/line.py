@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from redis.asyncio import Redis
@@ -27,6 +27,10 @@ class LineRefused(Exception):
     def __init__(self, reply: Reply) -> None:
         super().__init__(reply.name)
         self.reply = reply
+
+
+# 32,768 places: a chunk that changes is read and written whole.
+GONE_CHUNK_BYTES = 4_096
 
 
 class Settings(msgspec.Struct, frozen=True, array_like=True):
@@ -72,6 +76,8 @@ class SeatOfRecord(msgspec.Struct, frozen=True, array_like=True):
     admitted_ms: int
     pass_exp_ms: int
     seat_until_ms: int
+    # Whether its holder has heard of the turn, as far as anybody knows; else it can still be told, or taken back.
+    is_told: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +180,7 @@ class LineScripts:
         self._inspect = Script(redis, "inspect")
         self._ceiling = Script(redis, "line_ceiling")
         self._load = Script(redis, "line_load")
+        self._load_gone = Script(redis, "line_gone")
         self._register = Script(redis, "line_register")
 
     async def join(self, keys: LineKeys, items: Sequence[tuple[str, int]]) -> list[Answer]:
@@ -309,6 +316,33 @@ class LineScripts:
         """Write seats of the record into a line that is not registered."""
         _ok(await self._load([keys.meta, keys.tickets, keys.leases, keys.gone], [_pack(seats)]))
 
+    async def load_gone(self, keys: LineKeys, chunk: int, bits: bytes) -> None:
+        """Write a chunk of those who are gone into a line that is not registered; before any `load`."""
+        _ok(await self._load_gone([keys.meta, keys.gone], [chunk * GONE_CHUNK_BYTES, bits]))
+
+    async def admitted(self, keys: LineKeys) -> int:
+        """How many this data knows to have been let in since the opening, registered or not."""
+        return int(await cast("Awaitable[bytes | None]", self._redis.hget(keys.meta, "admitted")) or 0)
+
+    async def gone_total(self, keys: LineKeys) -> int:
+        """How many places are gone."""
+        return int(await self._redis.bitcount(keys.gone))
+
+    async def gone_counts(self, keys: LineKeys) -> list[int]:
+        """How many places of each chunk are gone."""
+        chunks = -(-int(await self._redis.strlen(keys.gone)) // GONE_CHUNK_BYTES)
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for chunk in range(chunks):
+                pipe.bitcount(keys.gone, *_byte_range(chunk))
+            return [int(count) for count in await pipe.execute()]
+
+    async def gone_chunks(self, keys: LineKeys, chunks: Sequence[int]) -> list[bytes]:
+        """The bits of those chunks; the last one of a line may be shorter."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for chunk in chunks:
+                pipe.getrange(keys.gone, *_byte_range(chunk))
+            return [bytes(bits) for bits in await pipe.execute()]
+
     async def forget(self, keys: LineKeys) -> None:
         """Drop a line of an epoch that is over, but for the admissions that may not be recorded yet."""
         names = [
@@ -341,6 +375,10 @@ class LineScripts:
             return False
         _ok(row)
         return True
+
+
+def _byte_range(chunk: int) -> tuple[int, int]:
+    return chunk * GONE_CHUNK_BYTES, (chunk + 1) * GONE_CHUNK_BYTES - 1
 
 
 def _presence(keys: LineKeys) -> list[str]:

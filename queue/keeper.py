@@ -1,9 +1,10 @@
 """Keeps every sale's line loaded, registered with the server it is on, and told of what Postgres says.
 
 A line found on a server with another run id (restarted, promoted, restored from a copy) goes on with the data that is
-there, and numbers on at the ceiling that Postgres holds. A line that is not found begins a new epoch, with what the
-record knows: whoever was let in is gone from the line, or seated while the seat may be in use. Tickets come back by
-themselves, proved by their ids, while nobody is let in for a short window, so that they stand in the old order first.
+there, and numbers on at the ceiling that Postgres holds. A line that is not found, or that has forgotten people whom
+the record saw let in, begins a new epoch with what the record knows: whoever was let in is gone from the line, or
+seated while the seat may be in use. Tickets come back by themselves, proved by their ids, while nobody is let in for a
+short window, so that they stand in the old order first.
 
 Every step may die anywhere and be repeated by any keeper: Postgres hands out each epoch and each block of places once,
 and the run id is written last.
@@ -27,6 +28,7 @@ from onsale.lua.replies import Reply
 from onsale.migrations.sql import load_queries
 from onsale.queue.control import Control
 from onsale.queue.errors import LineRecovering
+from onsale.queue.gone import Gone, gone_of
 from onsale.queue.line import SKEW_MS
 from onsale.queue.numbering import PLACES_A_BLOCK, Numbering
 from onsale.queue.sync import LineSync, is_in_force, settings_of
@@ -120,7 +122,8 @@ class Keeper:
     async def _keep(self, sale: Sale, done: _Done) -> None:
         keys = LineKeys(sale.id, sale.line_epoch)
         inspection = await self._scripts.inspect(keys)
-        if sale.line_epoch == 0 or inspection.reply in (Reply.UNKNOWN, Reply.CORRUPT):
+        is_lost = sale.line_epoch == 0 or inspection.reply in (Reply.UNKNOWN, Reply.CORRUPT)
+        if is_lost or (inspection.reply is Reply.RECOVERING and await self._is_behind(sale, keys)):
             if await self._load(sale, inspection):
                 done.loaded.append(sale.id)
         elif inspection.reply is Reply.RECOVERING:
@@ -136,6 +139,12 @@ class Keeper:
             ceiling = await self._numbering.raise_above(sale.id, sale.line_epoch, inspection.run_id, inspection.ceiling)
             await self._scripts.ceiling(keys, ceiling)
             done.raised.append(sale.id)
+
+    async def _is_behind(self, sale: Sale, keys: LineKeys) -> bool:
+        """Whether this data forgot somebody whom the record saw let in: an older file, a copy that lagged. It would let
+        them in again."""
+        known = await self._pool.fetchrow(QUERIES.admissions_sum, sale.id, sale.line_epoch)
+        return bool(known["admitted"] > await self._scripts.admitted(keys))
 
     async def _register(self, sale: Sale, keys: LineKeys, inspection: Inspection) -> bool:
         """The same data on a server that has started since."""
@@ -170,8 +179,11 @@ class Keeper:
         keys, ceiling = LineKeys(sale.id, taken["line_epoch"]), taken["place_ceiling"]
         # Places were given before: there is a line to gather.
         was_used = ceiling > PLACES_A_BLOCK
-        history = await self._history(sale, inspection.now_ms) if was_used else _History()
-        for seats in _chunks(history.seats(sale, inspection.now_ms)):
+        gone = await gone_of(self._pool, sale.id)
+        for chunk, bits in gone.chunks.items():
+            await self._scripts.load_gone(keys, chunk, bits)
+        history = await self._history(sale) if was_used else _History()
+        for seats in _chunks(history.seats(sale, gone, inspection.now_ms)):
             await self._scripts.load(keys, seats)
         won = await self._scripts.register(
             keys,
@@ -189,7 +201,7 @@ class Keeper:
             log.info("line.loaded", sale=sale.id, epoch=keys.epoch, admitted=history.admitted, is_rebuilt=was_used)
         return won
 
-    async def _history(self, sale: Sale, now_ms: int) -> _History:
+    async def _history(self, sale: Sale) -> _History:
         history = _History()
         for row in await self._pool.fetch(QUERIES.admissions_of_sale, sale.id):
             history.add(row["epoch"], row["at_ms"], row["places"])
@@ -211,18 +223,21 @@ class _History:
             last_epoch, turns, _ = self.turns.get(place, (epoch, 0, 0))
             self.turns[place] = (epoch, turns + 1 if last_epoch == epoch else 1, at_ms)
 
-    def seats(self, sale: Sale, now_ms: int) -> Iterator[SeatOfRecord]:
-        """Every place as gone, and those whose pass or order may still be open with their seats: rather a seat too many
-        kept for some minutes than the cap passed. The shop's closings free them one by one, and of those whose pass
-        has run out the shop is asked."""
+    def seats(self, sale: Sale, gone: Gone, now_ms: int) -> Iterator[SeatOfRecord]:
+        """Those whose pass or order may still be open with their seats: rather a seat too many kept for some minutes
+        than the cap passed. The shop's closings free them one by one, and of those whose pass has run out the shop is
+        asked. A turn that nobody was told of by the last copy is told to whoever comes, or goes to the next; its place
+        is not gone."""
         longest_ms = (sale.policy.turn_ttl_s + sale.policy.pass_ttl_s) * 1000
         # An order that was reserved with the pass's last breath lives at most twice its time to pay.
         order_ms = 2 * sale.hold_ttl_s * 1000
         for place, (epoch, turns, at_ms) in self.turns.items():
             pass_exp_ms = at_ms + longest_ms
             is_over = pass_exp_ms + order_ms + SKEW_MS <= now_ms
-            turn = "" if is_over else f"{epoch}-{place}-{turns}"
-            yield SeatOfRecord(place, turn, turns, at_ms, pass_exp_ms, pass_exp_ms + SKEW_MS)
+            is_told = not gone.is_known or place in gone
+            if is_told or not is_over:
+                turn = "" if is_over else f"{epoch}-{place}-{turns}"
+                yield SeatOfRecord(place, turn, turns, at_ms, pass_exp_ms, pass_exp_ms + SKEW_MS, is_told)
 
 
 def _chunks(seats: Iterator[SeatOfRecord]) -> Iterator[list[SeatOfRecord]]:

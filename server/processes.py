@@ -29,7 +29,9 @@ from onsale.checkout.record.flusher import Flusher
 from onsale.checkout.record.lag import RecordLag
 from onsale.checkout.record.rebuild import Rebuilder
 from onsale.checkout.record.watch import RecordWatch
+from onsale.lua.line import LineScripts
 from onsale.queue.admitter import Admitter
+from onsale.queue.gone import GoneKeeper
 from onsale.queue.keeper import Keeper
 from onsale.server import app as web_app
 from onsale.server import pages, readers
@@ -109,6 +111,7 @@ def worker_loops(rooms: Rooms, loops: Loops) -> None:
     """The janitors, each with work of its own; any number of each may run."""
     stores = rooms.stores
     loops.add("keeper", Keeper(stores.line, stores.pool, rooms.book).tick, KEEP_INTERVAL_MS)
+    loops.add("gone", GoneKeeper(LineScripts(stores.line), stores.pool, rooms.book).tick, SECOND_MS)
     loops.add("rebuilder", Rebuilder(stores.pool, stores.shop, rooms.inventory, rooms.book).tick, KEEP_INTERVAL_MS)
     loops.add("completer", _completer(rooms).tick, COMPLETE_INTERVAL_MS)
     loops.add("reaper", Reaper(rooms.inventory, rooms.book).tick, REAP_INTERVAL_MS)

@@ -24,6 +24,7 @@ STEPS: Final = (
     SQL.ledger_delete,
     SQL.sale_buyers_delete,
     SQL.admissions_delete,
+    SQL.places_gone_delete,
     SQL.watermarks_delete,
     SQL.poison_delete,
     SQL.items_reset,

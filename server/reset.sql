@@ -45,6 +45,10 @@ DELETE FROM sale_buyers WHERE sale = $1;
 -- Whom the line let in.
 DELETE FROM admissions WHERE sale = $1;
 
+-- places_gone_delete --
+-- Who is gone from the line.
+DELETE FROM places_gone WHERE sale = $1;
+
 -- watermarks_delete --
 -- How far streams were read whose epochs are over.
 DELETE FROM watermarks WHERE sale = $1;

@@ -221,3 +221,25 @@ class Stand:
         """Every admissions event, oldest first."""
         entries = await self.redis.xrange(self.keys.admissions)
         return [{name.decode(): value.decode() for name, value in fields.items()} for _, fields in entries]
+
+
+async def restart(stand: Stand) -> None:
+    """The same data on a server that started since: another run id than the one registered."""
+    await stand.redis.hset(stand.keys.meta, "run_id", "the one before")
+
+
+async def lose(stand: Stand) -> None:
+    """FLUSHALL; the skew of the tests stays."""
+    await stand.redis.flushall()
+    await stand.skew.advance(0)
+
+
+async def record_admissions(stand: Stand) -> None:
+    """What the flusher would have written."""
+    for event in await stand.admissions():
+        places = [int(place) for place in event["places"].split(",")]
+        await stand.pool.execute(
+            "INSERT INTO admissions (sale, epoch, event_id, at, places, rate_milli, burst, active, active_max)"
+            " VALUES ($1, $2, $3, to_timestamp($4 / 1000.0), $5, 0, 1, 0, 0)",
+            *(SALE, stand.keys.epoch, event["at"], int(event["at"]), places),
+        )
