@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import asyncpg
 import pytest
-from line_kit import Stand
+from line_kit import SALE, Stand, record_admissions
 from redis.asyncio import Redis
 
 from onsale.lua import connect
 from onsale.queue.errors import LineRecovering
+from onsale.queue.keeper import Keeper
 from onsale.queue.numbering import PLACES_A_BLOCK
 from onsale.server import embedded
 
@@ -95,3 +97,52 @@ async def test_places_stay_unique_over_a_restart_with_an_older_file(
     assert late[0] == PLACES_A_BLOCK + 1
     assert restored == lost
     assert line == [*kept, *lost, *late]
+
+
+async def test_a_promoted_replica_that_lagged_lets_nobody_in_twice(
+    client: tuple[Server, Redis], tmp_path: Path, database: asyncpg.Pool
+) -> None:
+    """Admissions that it never heard of are in the record: those people keep their seats, the rest their places, and
+    new numbers lie above all old ones."""
+    server, primary = client
+    replica_server = Server(tmp_path / "replica")
+    replica = connect(replica_server.launch.url)
+    stand = Stand(primary, database)
+    (tmp_path / "replica").mkdir(exist_ok=True)
+    with replica_server.running():
+        with server.running():
+            await stand.make(rate_centi=100_000, active_max=5)
+            places = await stand.crowd(20)
+            await primary.config_set("repl-diskless-sync-delay", 0)
+            await replica.replicaof("127.0.0.1", server.launch.port)
+            await until(lambda: _has_line(replica, stand))
+            await replica.replicaof("127.0.0.1", 1)  # Cut off: what follows is not heard of.
+            await stand.tick()
+            await record_admissions(stand)
+        await replica.replicaof("NO", "ONE")
+        promoted = Stand(replica, database)
+        await promoted.book.refresh()
+
+        tick = await Keeper(replica, database, promoted.book, takeover_ms=0, gather_ms=0).tick()
+        restored = [
+            await promoted.line.restore(promoted.keys, place, f"buyer-{place - 1}", 1, "general")
+            for place in reversed(places)
+        ]
+        late = await promoted.crowd(1, "late")
+
+        assert ((SALE,), 2) == (tick.loaded, promoted.sale.line_epoch)
+        assert ["waiting"] * 15 + ["admitted"] * 5 == [view.state for view in restored]
+        assert places[5:] == (await promoted.members(promoted.keys.waiting))[:15]
+        assert late[0] > max(places)
+    await replica.aclose()
+
+
+async def _has_line(redis: Redis, stand: Stand) -> bool:
+    return await redis.zcard(stand.keys.waiting) == 20 and bool(await redis.hexists(stand.keys.meta, "run_id"))
+
+
+async def until(is_so: Callable[[], Awaitable[bool]], patience_s: float = 10) -> None:
+    """Wait for another process to have done something."""
+    async with asyncio.timeout(patience_s):
+        while not await is_so():
+            await asyncio.sleep(0.01)
