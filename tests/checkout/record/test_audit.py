@@ -264,6 +264,10 @@ async def test_two_living_tickets(make_shop: Any, look: Look, line_redis: Redis,
     await line_redis.hset(keys.tickets, mapping={"1": msgspec.msgpack.encode([1, "ann", 5])})
     await line_redis.hset(keys.buyers, mapping={"ann": "1"})
     assert {} == await look(shop)
+    # Seats made anew from the record, whose holders have not come back yet.
+    for place in ("3", "4"):
+        await line_redis.hset(keys.tickets, place, msgspec.msgpack.encode([2, "", 0]))
+    assert {} == await look(shop)
 
     await line_redis.hset(keys.tickets, "2", msgspec.msgpack.encode([2, "ann", 5]))
     assert {"I4": "a buyer has 2 living tickets: places [1, 2]"} == await look(shop)
