@@ -56,8 +56,9 @@ class Crowd:
 
     async def join(self) -> None:
         replies = await ask_all(self.port, [join(SALE, token) for token in self._tokens], CONNECTIONS)
-        self.tickets = [tickets_of(reply) for reply in replies]
-        self.places = [number_of(reply, b"place") for reply in replies]
+        # Asked over many connections at once, buyers did not join in the order of their tokens.
+        joined = sorted((number_of(reply, b"place"), tickets_of(reply)) for reply in replies)
+        self.places, self.tickets = [place for place, _ in joined], [ticket for _, ticket in joined]
 
     async def poll(self, numbers: Sequence[int]) -> list[str]:
         """How each of them stands: a state, or the status of a refusal."""
@@ -189,7 +190,7 @@ async def measure(on: System, asked: argparse.Namespace) -> dict[str, Any]:
     if status(reply) != "201":
         raise RuntimeError(f"a late buyer could not join: {reply!r}")
     faults = [f"{len(lost)} lost their place"] if lost else []
-    faults += [f"{len(came_back)} came back who had their turn or left"] if came_back else []
+    faults += [f"{len(came_back)} came back who had their turn or left: {came_back[:40]}"] if came_back else []
     faults += [f"{len(twice)} were let in twice"] if twice else []
     faults += ["not let in by the old order"] if everyone[let_in:] != expected else []
     faults += [] if number_of(reply, b"place") > max(crowd.places) else ["an old number was given again"]
