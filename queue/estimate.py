@@ -6,6 +6,10 @@ ln(1 + h n / r) / h, which is n / r where nobody leaves. The spread around it ha
 lumps (dispersion D, variance over mean of a second's admissions: D n / r^2), the holder stands somewhere between two
 admissions (uniform: 1 / 12 r^2), and the rate measured now is not the rate of the next minutes (a share of the wait).
 `n / r` alone, what a naive line shows, is the answer only where D, h and that share are all nothing.
+
+While seats are still filling, the rate of now ends when the cap is reached: from then on people come in as fast as
+seats become free. Both follow from dA/dt = r - A / life, the life of a seat from Little's law (J. D. C. Little, 1961).
+The shares were fitted on simulated sales (`onsale simulate --laws tuning`) and are judged on others.
 """
 
 from __future__ import annotations
@@ -17,8 +21,11 @@ from itertools import pairwise
 
 # Nine tenths of a normal distribution lie below its mean + 1.2816 standard deviations.
 Z90 = 1.2816
-# What the coming minutes do to a rate that was steady until now: caps fill, operators change their mind. A floor.
-DRIFT_SHARE = 0.05
+# What the coming minutes do to a rate that was steady until now, as a share of the wait: operators change their mind, a
+# payment provider has a bad minute. A floor for the near, growing with the root of the seconds as a random walk does.
+DRIFT_SHARE, WANDER = 0.05, 0.012
+# Such news is more often bad than good (a pause has no opposite): the middle lies this share of it later.
+SKEW = 0.03
 # A sample from this long ago counts half: long enough to even out lumps, short enough to follow a cap that fills.
 HALF_LIFE_S = 8.0
 HISTORY_S = 60.0
@@ -26,6 +33,8 @@ HISTORY_S = 60.0
 SPAN_MIN_S = 3.0
 # Nobody admitted for this long, or for as long as three admissions should take: the line does not move.
 STILL_S = 5.0
+# Fewer seats that became free say too little of how long one is in use.
+FREED_MIN = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +56,9 @@ class Sample:
     target: float
     measured: float
     is_moving: bool
+    # Seats in use, and the most that may be.
+    active: int = 0
+    active_max: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +69,9 @@ class Pace:
     dispersion: float = 1.0
     hazard_per_s: float = 0.0
     drift_share: float = DRIFT_SHARE
+    # When the seats will all be in use, and the rate from then on: as fast as they become free.
+    full_in_s: float = math.inf
+    rate_full_per_s: float = 0.0
 
     def wait(self, ahead: int) -> Wait | None:
         """The wait of someone with `ahead` living people in front; None while the line does not move."""
@@ -68,13 +83,27 @@ class Pace:
         lumps = (self.dispersion * (ahead + 1) + 1 / 12) / (rate * rate)
         # People who walk away shorten the line, and with it the part of the spread that they would have caused.
         lumps *= (middle_s * rate / (ahead + 0.5)) ** 2
-        spread_s = math.sqrt(lumps + (self.drift_share * middle_s) ** 2)
-        return Wait(p50=round(middle_s * 1000), p90=round((middle_s + Z90 * spread_s) * 1000))
+        drift_s = middle_s * math.hypot(self.drift_share, WANDER * math.sqrt(middle_s))
+        spread_s = math.hypot(math.sqrt(lumps), drift_s)
+        p50_s = middle_s + SKEW * drift_s
+        return Wait(p50=round(p50_s * 1000), p90=round((p50_s + Z90 * spread_s) * 1000))
 
     def _clearing_s(self, people: float) -> float:
+        at_once_s = self._clearing_at(self.rate_per_s, people)
+        if at_once_s <= self.full_in_s:
+            return at_once_s
+        return self.full_in_s + self._clearing_at(self.rate_full_per_s, self._left_after(self.full_in_s, people))
+
+    def _clearing_at(self, rate: float, people: float) -> float:
         if self.hazard_per_s < 1e-9:
-            return people / self.rate_per_s
-        return math.log1p(self.hazard_per_s * people / self.rate_per_s) / self.hazard_per_s
+            return people / rate
+        return math.log1p(self.hazard_per_s * people / rate) / self.hazard_per_s
+
+    def _left_after(self, seconds: float, people: float) -> float:
+        if self.hazard_per_s < 1e-9:
+            return people - self.rate_per_s * seconds
+        balance = self.rate_per_s / self.hazard_per_s
+        return (people + balance) * math.exp(-self.hazard_per_s * seconds) - balance
 
 
 STILL = Pace(rate_per_s=0.0)
@@ -122,7 +151,23 @@ class PaceTracker:
             return STILL
         waiting = max(1.0, (first.waiting + last.waiting) / 2)
         unsure = math.sqrt(dispersion / (rate * weight_s))
-        return Pace(rate, dispersion, leaving_per_s / waiting, math.hypot(DRIFT_SHARE, unsure))
+        full_in_s, rate_full = self._filling(rate)
+        return Pace(rate, dispersion, leaving_per_s / waiting, math.hypot(DRIFT_SHARE, unsure), full_in_s, rate_full)
+
+    def _filling(self, rate: float) -> tuple[float, float]:
+        """When the cap will bind, and the rate then. Seats in use follow dA/dt = rate - A / life, so the life of a seat
+        follows from how fast they become free (Little's law), and the rest from it."""
+        first, last = self._samples[0], self._samples[-1]
+        span_s = (last.at_ms - first.at_ms) / 1000
+        freed = (last.admitted - first.admitted) - (last.active - first.active)
+        if freed < FREED_MIN or last.active_max <= 0 or last.active >= last.active_max:
+            return math.inf, 0.0
+        life_s = (first.active + last.active) / 2 * span_s / freed
+        level = rate * life_s
+        if level <= last.active_max:
+            return math.inf, 0.0
+        full_in_s = life_s * math.log((level - last.active) / (level - last.active_max))
+        return full_in_s, last.active_max / life_s
 
     def _early_pace(self, last: Sample) -> Pace:
         """Too little history: what another process measured, or, after a change, as much of the target as before."""

@@ -295,4 +295,6 @@ class Frame:
             target=document.rate_per_second.target,
             measured=document.rate_per_second.measured,
             is_moving=document.state in (LineState.OPEN, LineState.DRAINING) and document.rate_per_second.target > 0,
+            active=document.active,
+            active_max=document.active_max,
         )

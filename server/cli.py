@@ -14,7 +14,7 @@ import click
 from onsale.auth.roles import Role
 from onsale.server import running
 from onsale.server.config import Settings, environment
-from onsale.server.quantities import Duration, Rate
+from onsale.server.quantities import Duration, Rate, Seeds
 from onsale.server.terminal import (
     chosen_data_dir,
     collect_garbage_rarely,
@@ -350,6 +350,44 @@ def audit(context: click.Context, sale_id: str | None, as_json: bool, data_dir: 
         ]
         echo_table(("SALE", "INVARIANT", "VERDICT", "DETAIL"), rows)
     context.exit(0 if all(one.ok for one in findings) else 1)
+
+
+@main.command()
+@click.option("--seeds", type=Seeds(), required=True, help="One sale for each seed from A to B.")
+@click.option(
+    "--laws",
+    type=click.Choice(["tuning", "unseen"]),
+    default="unseen",
+    show_default=True,
+    help="The laws the estimate was tuned on, or others.",
+)
+@click.option("--report", type=click.Path(path_type=Path, dir_okay=False), help="Write plots into this HTML file.")
+@with_json
+@click.pass_context
+def simulate(context: click.Context, seeds: tuple[int, int], laws: str, report: Path | None, as_json: bool) -> None:
+    """Run whole sales in virtual time, and judge the waits people were shown. Ends with 1 when they were not true.
+
+    Of all waits that a turn ended, 45 to 55 % should end at or before the p50 then shown, 85 to 95 % at or before the
+    p90. The same seeds give the same answer.
+    """
+    from onsale.queue.calibration import calibrate
+    from onsale.queue.laws import LawSet
+    from onsale.server import simulating
+
+    outcomes = simulating.simulate(LawSet(laws), *seeds)
+    found = calibrate(outcomes)
+    if report is not None:
+        title = f"{found.sales} simulated sales, seeds {seeds[0]} to {seeds[1]}, {laws} laws"
+        report.write_text(simulating.report_of(found, outcomes[0], title), encoding="utf-8")
+    if as_json:
+        echo_json(simulating.figures_of(found))
+    else:
+        echo_table(("WAITS", "COUNT", "BY P50", "BY P90"), simulating.table_of(found))
+        click.echo(
+            f"{found.sales} sales, {found.people:,} people; {found.unended:,} shown waits had no turn;"
+            f" {found.overtaken} overtaken, {found.over_cap} above the cap"
+        )
+    context.exit(0 if found.is_good else 1)
 
 
 @main.command()

@@ -10,6 +10,8 @@ import click
 
 SECONDS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "hour": 3600}
 RATE_CENTI_MAX = 10_000_000
+# About ten minutes of both cores.
+SEEDS_MAX = 10_000
 MILLISECONDS = {"ms": 1, "s": 1_000, "m": 60_000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
@@ -60,3 +62,18 @@ class Duration(click.ParamType[int]):
             return duration_ms(value)
         except ValueError as error:
             self.fail(f"{error}.", param, ctx)
+
+
+class Seeds(click.ParamType[tuple[int, int]]):
+    """A range of seeds on the command line: `1-200`, or one of them."""
+
+    name = "A-B"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        found = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", str(value).strip())
+        if not found:
+            self.fail("write seeds as 1-200.", param, ctx)
+        first, last = int(found[1]), int(found[2] or found[1])
+        if not first <= last < first + SEEDS_MAX:
+            self.fail(f"write at most {SEEDS_MAX:,} seeds, the lower first.", param, ctx)
+        return first, last

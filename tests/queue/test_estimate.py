@@ -62,7 +62,7 @@ def test_leaving_shortens_the_wait() -> None:
     """A line from which people walk away is not rate x position."""
     steady, leaving = Pace(10.0).wait(6_000), Pace(10.0, hazard_per_s=0.002).wait(6_000)
     assert steady is not None and leaving is not None
-    assert 600_000 <= steady.p50 <= 601_000
+    assert 600_000 <= steady.p50 <= 615_000
     assert leaving.p50 < steady.p50 / 1.5
 
 
