@@ -32,8 +32,8 @@ from onsale.lua.replies import Reply
 
 SALE = "million"
 JOINS_A_CALL = 500
-# As web processes send them, once a second in calls of at most so many.
-SIGNS_A_CALL = 2_000
+# As web processes send them.
+SIGNS_A_CALL = 1_000
 GRACE_S = 150
 QUARTER_S = GRACE_S / 4
 
