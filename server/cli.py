@@ -98,6 +98,7 @@ add_process("web", "Answer requests and streams. Any number may run, on one port
 add_process("admitter", "Let people in at the set rate. Any number may run; together they are exact.")
 add_process("flusher", "Write what happened into Postgres. Any number may run; each stream has one writer.")
 add_process("worker", "Give back lapsed holds, finish open claims, rebuild what a store lost.")
+add_process("catcher", "A mail server for trying: keeps every letter, shows it to this machine, sends none on.")
 add_process("sandbox", "The sandbox payment provider: a server of its own, no real money.")
 
 

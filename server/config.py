@@ -10,6 +10,7 @@ import ipaddress
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from email.utils import formataddr, parseaddr
 from pathlib import Path
 from typing import Literal, TypeVar
 from urllib.parse import urlsplit
@@ -48,7 +49,11 @@ class Settings:
     database_url: str
     # Current first; the others still verify.
     secret_keys: tuple[bytes, ...]
+    # Where letters are handed in; None: they wait.
     smtp_url: str | None
+    mail_from: str
+    # Where the catcher of `onsale up` shows letters that it was handed instead.
+    catcher_url: str | None
     # Whose X-Forwarded-For, X-Forwarded-Proto and X-Request-Id are believed.
     trusted_proxies: tuple[Network, ...]
     # Spared by budgets per address, never by those per account.
@@ -92,6 +97,8 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
         database_url=reader.required("DATABASE_URL", _postgres_url, ""),
         secret_keys=reader.required("ONSALE_SECRET_KEYS", _secret_keys, ()),
         smtp_url=reader.read("SMTP_URL", _smtp_url, None),
+        mail_from=reader.read("ONSALE_MAIL_FROM", _mailbox, _own_mailbox(public_url)),
+        catcher_url=reader.read("ONSALE_CATCHER_URL", _http_url, None),
         trusted_proxies=reader.read("ONSALE_TRUSTED_PROXIES", _networks, ()),
         unlimited_from=reader.read("ONSALE_UNLIMITED_FROM", _networks, _networks("127.0.0.0/8, ::1")),
         log=reader.read("ONSALE_LOG", _log_style, "console"),
@@ -177,6 +184,26 @@ def _postgres_url(raw: str) -> str:
 
 def _smtp_url(raw: str) -> str:
     return _url(raw, SMTP_SCHEMES)
+
+
+def _mailbox(raw: str) -> str:
+    name, address = parseaddr(raw)
+    if not address or "@" not in address or any(not char.isprintable() for char in raw):
+        raise ValueError("must be an address like Shop <no-reply@shop.example>")
+    return formataddr((name, address))
+
+
+def _own_mailbox(public_url: str) -> str:
+    host = urlsplit(public_url).hostname or "localhost"
+    return f"onsale <no-reply@{'localhost' if _is_address(host) else host}>"
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _http_url(raw: str) -> str:

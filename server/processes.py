@@ -19,6 +19,9 @@ import structlog
 from aiohttp import web
 
 from onsale.auth.janitor import JANITOR_INTERVAL_MS, Janitor
+from onsale.auth.letters import Letters
+from onsale.auth.mailer import FORGET_INTERVAL_MS, MAILER_INTERVAL_MS, Mailer, OutboxJanitor
+from onsale.auth.post import Post
 from onsale.checkout.backlog import Backlog
 from onsale.checkout.caretaker import Caretaker
 from onsale.checkout.closings import ClosingsKeeper
@@ -35,6 +38,7 @@ from onsale.queue.gone import GoneKeeper
 from onsale.queue.keeper import Keeper
 from onsale.server import app as web_app
 from onsale.server import pages, readers
+from onsale.server.catcher import Letterbox, catching
 from onsale.server.config import Settings
 from onsale.server.health import require_fit_stores
 from onsale.server.log import configure_log
@@ -105,6 +109,7 @@ async def run_worker(settings: Settings) -> None:
     async with _process(settings, "worker") as process:
         add_shared_loops(process.rooms, process.loops)
         worker_loops(process.rooms, process.loops)
+        mail_loops(settings, process.rooms, process.loops)
 
 
 def worker_loops(rooms: Rooms, loops: Loops) -> None:
@@ -120,6 +125,17 @@ def worker_loops(rooms: Rooms, loops: Loops) -> None:
     lag = RecordLag(stores.shop, rooms.book)
     loops.add("record_watch", RecordWatch(lag.tick, rooms.line, rooms.book).tick, SECOND_MS)
     loops.add("closings", ClosingsKeeper(stores.pool, rooms.inventory, rooms.book).tick, SECOND_MS)
+
+
+def mail_loops(settings: Settings, rooms: Rooms, loops: Loops) -> None:
+    """Letters go out, and those long gone are forgotten. Without a mail server they wait."""
+    if settings.smtp_url is None:
+        log.warning("mail.waits", setting="SMTP_URL", detail="no mail server is set: letters wait")
+    else:
+        letters = Letters(settings.mail_from, settings.public_url)
+        mailer = Mailer(rooms.stores.pool, rooms.sealer, Post(settings.smtp_url), letters, rooms.recipients.of)
+        loops.add("mailer", mailer.tick, MAILER_INTERVAL_MS)
+    loops.add("outbox_janitor", OutboxJanitor(rooms.stores.pool).tick, FORGET_INTERVAL_MS)
 
 
 def _completer(rooms: Rooms) -> Completer:
@@ -147,6 +163,17 @@ async def run_sandbox(settings: Settings) -> None:
         await stop.wait()
     finally:
         await runner.cleanup()
+
+
+async def run_catcher(settings: Settings) -> None:
+    """The mail server for trying. Without addresses of its own it takes any free ports, and says which."""
+    configure_log(settings.log, process="catcher")
+    stop = _on_signals()
+    letterbox = Letterbox(settings.data_dir / "mail")
+    smtp_url, page_url = settings.smtp_url or "smtp://127.0.0.1:0", settings.catcher_url or "http://127.0.0.1:0"
+    async with catching(letterbox, smtp_url, page_url) as addresses:
+        log.info("process.started", address=" ".join(addresses))
+        await stop.wait()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from onsale.auth.mailer import MailTick
 from onsale.checkout.providers import Guarded
 from onsale.checkout.record.flusher import FlushTick
 from onsale.checkout.record.lag import LagTick
@@ -27,6 +28,7 @@ def of(metrics: Metrics) -> Mapping[str, Callable[[Any], None]]:
         "flusher_holdings": lambda tick: flushed(metrics, tick),
         "flusher_admissions": lambda tick: flushed(metrics, tick),
         "record_lag": lambda tick: lagged(metrics, tick),
+        "mailer": lambda tick: lettered(metrics, tick),
         "sweep": lambda tick: swept(metrics, tick),
         "reaper": lambda tick: metrics.lapsed.inc(tick.expired),
     }
@@ -65,6 +67,12 @@ def lagged(metrics: Metrics, tick: LagTick) -> None:
     """How far the record is behind, by what the shop's Redis says."""
     for sale, lag_ms in tick.lag_ms.items():
         metrics.record_behind_s.labels(sale).set(lag_ms / 1000)
+
+
+def lettered(metrics: Metrics, tick: MailTick) -> None:
+    """Letters sent, and those that were not."""
+    for outcome in ("sent", "expired", "refused", "vanished", "postponed"):
+        metrics.letters.labels(outcome).inc(getattr(tick, outcome))
 
 
 def swept(metrics: Metrics, tick: SweepTick) -> None:

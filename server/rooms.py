@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from onsale.auth.identifiers import new_id
 from onsale.auth.keys import Keyring
+from onsale.auth.outbox import Outbox
+from onsale.auth.recipients import Recipients
 from onsale.auth.sealing import Sealer
 from onsale.catalog.sales import SaleBook
 from onsale.checkout.inventory import Inventory
@@ -36,6 +38,8 @@ class Rooms:
     stores: Stores
     keyring: Keyring
     sealer: Sealer
+    outbox: Outbox
+    recipients: Recipients
     book: SaleBook
     inventory: Inventory
     line: Line
@@ -60,10 +64,13 @@ async def open_rooms(settings: Settings, stores: Stores) -> AsyncIterator[Rooms]
         record = RecordFeed(stores.shop, stores.pool)
         closing.push_async_callback(record.close)
         providers = _providers(settings, closing)
+        sealer = Sealer(keyring)
         yield Rooms(
             stores=stores,
             keyring=keyring,
-            sealer=Sealer(keyring),
+            sealer=sealer,
+            outbox=Outbox(sealer),
+            recipients=Recipients(stores.pool, sealer),
             book=book,
             inventory=inventory,
             line=line,

@@ -89,7 +89,7 @@ class Supervisor:
         self._settings = load_settings(self._environ)
         self._groups = [
             [self._store(store) for store in self._stores],
-            [self._process(name) for name in ("sandbox", "flusher")],
+            [self._process(name) for name in (*_to_try_with(environ), "sandbox", "flusher")],
             [self._process(name) for name in ("worker", "admitter")],
             [self._process(f"web.{number}") for number in range(1, plan.web_count + 1)],
         ]
@@ -231,6 +231,8 @@ class Supervisor:
             addresses["sale"] = f"{url}/sales/demo"
         if self._settings.sandbox_url:
             addresses["sandbox"] = self._settings.sandbox_url
+        if self._settings.catcher_url:
+            addresses["mail"] = f"{self._settings.catcher_url}/"
         return addresses
 
     def _greeting(self, took_s: float) -> str:
@@ -265,10 +267,18 @@ def _stores_to_bring(data_dir: Path, environ: Mapping[str, str]) -> list[Store]:
     return stores
 
 
+def _to_try_with(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Letters go to a catcher of our own where nobody gave us a mail server."""
+    return () if environ.get("SMTP_URL") else ("catcher",)
+
+
 def _environment(plan: Plan, environ: Mapping[str, str], data_dir: Path, stores: Sequence[Store]) -> dict[str, str]:
     """What each process is started with: the command line first, then what we were given, then our own choice."""
     chosen = {store.variable: store.url for store in stores}
     chosen["ONSALE_SANDBOX_URL"] = f"http://127.0.0.1:{embedded.free_port()}"
+    if not environ.get("SMTP_URL"):
+        chosen["SMTP_URL"] = f"smtp://127.0.0.1:{embedded.free_port()}"
+        chosen["ONSALE_CATCHER_URL"] = f"http://127.0.0.1:{embedded.free_port()}"
     if not environ.get("ONSALE_SECRET_KEYS"):
         chosen["ONSALE_SECRET_KEYS"] = running.secret_keys(data_dir)
     asked = {"ONSALE_DATA_DIR": str(data_dir)}

@@ -52,3 +52,17 @@ def templates() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+@cache
+def letter_templates() -> jinja2.Environment:
+    """The environment of letters, which are plain text: nothing is escaped; no page is made from it."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("onsale.web", "templates/mail"),
+        autoescape=False,  # noqa: S701 - text/plain; escaping would put &amp; into it
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["money"] = money_text
+    return environment

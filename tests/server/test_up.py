@@ -22,7 +22,8 @@ pytestmark = pytest.mark.processes
 
 READY_WITHIN_S = 45.0
 STOPPED_WITHIN_S = 30.0
-PROCESSES = ["line-redis", "shop-redis", "postgres", "sandbox", "flusher", "worker", "admitter", "web.1", "web.2"]
+STORES = ["line-redis", "shop-redis", "postgres"]
+PROCESSES = [*STORES, "catcher", "sandbox", "flusher", "worker", "admitter", "web.1", "web.2"]
 
 
 class System:
