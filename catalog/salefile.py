@@ -7,14 +7,14 @@ import secrets
 import tomllib
 import unicodedata
 from collections import defaultdict
-from datetime import datetime
+from datetime import date, datetime
 from typing import Annotated, Any, Literal
 
 import msgspec
 
 from onsale.auth.errors import Flaw, InvalidRequest
 from onsale.catalog.errors import SaleFileInvalid
-from onsale.catalog.sales import NewItem, NewSale, Policy
+from onsale.catalog.sales import NewItem, NewSale, Policy, RefundPolicy, RefundStep
 
 # In Python `$` also matches before a line's end; the look-ahead says that there is none.
 SLUG = r"^[a-z0-9][a-z0-9-]{0,62}$(?!\n)"
@@ -47,6 +47,20 @@ class SaleFields(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     opening: Literal["fifo", "draw"] = "fifo"
 
 
+class RefundFields(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One step: so many days or more before the visit, so much of the price is given back."""
+
+    days_min: Annotated[int, msgspec.Meta(ge=0, le=3650)]
+    percent: Annotated[int, msgspec.Meta(ge=0, le=100)]
+
+
+class RefundingFields(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What cancelling an entry for a visit gives back, the most days first; the last step counts for fewer days too."""
+
+    since: Literal["cancellation", "purchase"] = "cancellation"
+    steps: Annotated[tuple[RefundFields, ...], msgspec.Meta(min_length=1, max_length=20)] | None = None
+
+
 class AdmissionFields(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How the line lets people in at first; operators change it live."""
 
@@ -67,6 +81,7 @@ class ItemFields(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     stock: Annotated[int, msgspec.Meta(ge=0, le=100_000_000)]
     price: Money
     list_price: Money | None = None
+    visit_on: Annotated[str, msgspec.Meta(extra_json_schema={"format": "date"})] | None = None
 
 
 class SaleFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -75,6 +90,7 @@ class SaleFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     sale: SaleFields
     admission: AdmissionFields
     items: Annotated[tuple[ItemFields, ...], msgspec.Meta(min_length=1, max_length=100)]
+    refunding: RefundingFields | None = None
 
 
 def rate_centi(rate_per_second: float) -> int | None:
@@ -97,6 +113,7 @@ def new_sale(file: SaleFile) -> NewSale:
     sale_id = file.sale.id or _slug(file.sale.title)
     items = tuple(_item(n, item, sale_id, flaws) for n, item in enumerate(file.items))
     _check_together(items, flaws)
+    refunding = None if file.refunding is None else _refunding(file.refunding, flaws)
     if flaws or centi is None or closes_at_ms is None:
         raise InvalidRequest(*flaws)
     return NewSale(
@@ -111,6 +128,7 @@ def new_sale(file: SaleFile) -> NewSale:
         policy=_policy(file.admission, centi),
         is_paused=file.admission.paused,
         items=items,
+        refunding=refunding,
     )
 
 
@@ -128,12 +146,16 @@ def parse_sale_file(text: str) -> NewSale:
 
 
 def _with_text_times(tables: dict[str, Any]) -> dict[str, Any]:
-    """TOML has times of its own (unquoted); JSON has not. Both are read as text."""
-    sale = tables.get("sale")
-    if not isinstance(sale, dict):
-        return tables
-    times = {name: value.isoformat() for name, value in sale.items() if isinstance(value, datetime)}
-    return {**tables, "sale": {**sale, **times}}
+    """TOML has times and days of its own (unquoted); JSON has not. Both are read as text."""
+    items = tables.get("items")
+    texts: dict[str, Any] = {"sale": _texts(tables["sale"])} if isinstance(tables.get("sale"), dict) else {}
+    if isinstance(items, list):
+        texts["items"] = [_texts(item) if isinstance(item, dict) else item for item in items]
+    return {**tables, **texts}
+
+
+def _texts(table: dict[str, Any]) -> dict[str, Any]:
+    return {name: value.isoformat() if isinstance(value, date) else value for name, value in table.items()}
 
 
 def _policy(admission: AdmissionFields, centi: int) -> Policy:
@@ -160,7 +182,18 @@ def _item(n: int, item: ItemFields, sale_id: str, flaws: list[Flaw]) -> NewItem:
         amount=item.price.amount,
         list_amount=listed.amount,
         currency=item.price.currency,
+        visit_on=None if item.visit_on is None else _day(item.visit_on, f"#/items/{n}/visit_on", flaws),
     )
+
+
+def _refunding(asked: RefundingFields, flaws: list[Flaw]) -> RefundPolicy:
+    if asked.steps is None:
+        return RefundPolicy(since=asked.since)
+    days = [step.days_min for step in asked.steps]
+    if days != sorted(set(days), reverse=True):
+        flaws.append(Flaw("#/refunding/steps", "out_of_order", "the most days first, each once"))
+    steps = tuple(RefundStep(step.days_min, step.percent) for step in asked.steps)
+    return RefundPolicy(since=asked.since, steps=steps, percent_least=steps[-1].percent)
 
 
 def _check_together(items: tuple[NewItem, ...], flaws: list[Flaw]) -> None:
@@ -170,6 +203,14 @@ def _check_together(items: tuple[NewItem, ...], flaws: list[Flaw]) -> None:
             flaws.append(Flaw(f"#/items/{n}/product", "duplicate", f"is item {first_at[item.product] + 1} already"))
         if item.currency != items[0].currency:
             flaws.append(Flaw(f"#/items/{n}/price/currency", "mismatch", "one sale, one currency"))
+
+
+def _day(value: str, pointer: str, flaws: list[Flaw]) -> date | None:
+    try:
+        return date.fromisoformat(value)
+    except ValueError:
+        flaws.append(Flaw(pointer, "invalid", "a day, such as 2027-01-31"))
+        return None
 
 
 def _moment(value: str, pointer: str, flaws: list[Flaw], *, may_be_now: bool) -> int | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, Literal
 
 import asyncpg
@@ -36,6 +36,22 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     absent_after_s: int = 150
 
 
+class RefundStep(msgspec.Struct, frozen=True):
+    """So many days or more before the visit, so much of the price is given back."""
+
+    days_min: int
+    percent: int
+
+
+class RefundPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """What a cancellation gives back for an entry to a visit: the first step whose days are reached, the most days
+    first. Days are counted from the cancellation or from the purchase."""
+
+    since: Literal["cancellation", "purchase"] = "cancellation"
+    steps: tuple[RefundStep, ...] = (RefundStep(10, 100), RefundStep(7, 90), RefundStep(3, 80))
+    percent_least: int = 70
+
+
 class SaleItem(msgspec.Struct, frozen=True, kw_only=True):
     """One item of a sale; amounts in minor units. `claimed` and `sold` are the record's, as old as the book."""
 
@@ -47,6 +63,8 @@ class SaleItem(msgspec.Struct, frozen=True, kw_only=True):
     stock: int
     claimed: int = 0
     sold: int = 0
+    # The day that an entry is for.
+    visit_on: date | None = None
 
 
 class Sale(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,6 +95,7 @@ class Sale(msgspec.Struct, frozen=True, kw_only=True):
     shop_epoch: int
     place_ceiling: int
     items: tuple[SaleItem, ...]
+    refunding: RefundPolicy = RefundPolicy()
 
     def state(self, now_ms: int) -> SaleState:
         """By the clock at `now_ms`."""
@@ -96,6 +115,7 @@ class NewItem(msgspec.Struct, frozen=True, kw_only=True):
     amount: int
     list_amount: int
     currency: str
+    visit_on: date | None = None
 
 
 class NewSale(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,6 +132,7 @@ class NewSale(msgspec.Struct, frozen=True, kw_only=True):
     policy: Policy
     is_paused: bool
     items: tuple[NewItem, ...]
+    refunding: RefundPolicy | None = None
 
 
 def _sale(row: Mapping[str, Any]) -> Sale:
@@ -120,6 +141,9 @@ def _sale(row: Mapping[str, Any]) -> Sale:
     fields["policy"] = msgspec.json.decode(row["policy"], type=Policy)
     fields["items"] = msgspec.json.decode(row["items"], type=tuple[SaleItem, ...])
     fields["paused_by"] = tuple(row["paused_by"])
+    fields["refunding"] = (
+        msgspec.json.decode(row["refunding"], type=RefundPolicy) if row["refunding"] else RefundPolicy()
+    )
     fields["revert_to"] = msgspec.json.decode(row["revert_to"], type=Policy) if row["revert_to"] else None
     return Sale(**fields)
 
@@ -201,6 +225,7 @@ async def create_sale(pool: asyncpg.Pool, new: NewSale, created_by: str) -> str:
                 msgspec.json.encode(new.policy).decode(),
                 ["operator"] if new.is_paused else [],
                 created_by,
+                None if new.refunding is None else msgspec.json.encode(new.refunding).decode(),
             )
         except asyncpg.CheckViolationError as error:
             if error.constraint_name != "sales_check":
@@ -227,6 +252,7 @@ async def _insert_item(conn: asyncpg.Connection, sale: str, position: int, item:
         item.currency,
         item.stock,
         position,
+        item.visit_on,
     )
     await conn.execute(SQL.stock_move_insert, new_id(), sale, item.product, item.stock, "opening")
 

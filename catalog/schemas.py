@@ -6,7 +6,7 @@ import msgspec
 
 from onsale.auth.requests import rfc3339
 from onsale.catalog.salefile import Money
-from onsale.catalog.sales import Sale, SaleItem
+from onsale.catalog.sales import RefundPolicy, Sale, SaleItem
 
 
 class ItemReply(msgspec.Struct, frozen=True):
@@ -17,6 +17,22 @@ class ItemReply(msgspec.Struct, frozen=True):
     stock: int
     price: Money
     list_price: Money
+    # The day that an entry is for.
+    visit_on: str | None = None
+
+
+class RefundStepReply(msgspec.Struct, frozen=True):
+    """So many days or more before the visit, so much of the price is given back."""
+
+    days_min: int
+    percent: int
+
+
+class RefundingReply(msgspec.Struct, frozen=True):
+    """What cancelling an entry for a visit gives back; the last step counts for fewer days too."""
+
+    since: str
+    steps: tuple[RefundStepReply, ...]
 
 
 class SaleReply(msgspec.Struct, frozen=True):
@@ -32,6 +48,7 @@ class SaleReply(msgspec.Struct, frozen=True):
     guests: bool
     opening: str
     items: tuple[ItemReply, ...]
+    refunding: RefundingReply
 
 
 class SaleList(msgspec.Struct, frozen=True):
@@ -54,7 +71,15 @@ def sale_reply(sale: Sale, now_ms: int) -> SaleReply:
         guests=sale.guests,
         opening=sale.opening,
         items=tuple(_item_reply(item) for item in sale.items),
+        refunding=_refunding_reply(sale.refunding),
     )
+
+
+def _refunding_reply(policy: RefundPolicy) -> RefundingReply:
+    steps = [RefundStepReply(step.days_min, step.percent) for step in policy.steps]
+    if steps[-1].percent != policy.percent_least:
+        steps.append(RefundStepReply(0, policy.percent_least))
+    return RefundingReply(policy.since, tuple(steps))
 
 
 def _item_reply(item: SaleItem) -> ItemReply:
@@ -64,4 +89,5 @@ def _item_reply(item: SaleItem) -> ItemReply:
         stock=item.stock,
         price=Money(item.amount, item.currency),
         list_price=Money(item.list_amount, item.currency),
+        visit_on=None if item.visit_on is None else item.visit_on.isoformat(),
     )

@@ -14,6 +14,8 @@ from onsale.auth.middleware import Identity, identity, require
 from onsale.auth.requests import (
     PAGE_LIMIT_DEFAULT,
     body,
+    body_digest,
+    body_or,
     idempotency_key,
     page_limit,
     query,
@@ -23,14 +25,16 @@ from onsale.auth.requests import (
 from onsale.auth.roles import Role
 from onsale.catalog.handlers import BOOK
 from onsale.catalog.sales import Sale
+from onsale.checkout.aftersale import AfterSale, Asking
 from onsale.checkout.documents import DOC, sale_of
 from onsale.checkout.flow import CheckoutFlow
 from onsale.checkout.orders import Page
 from onsale.checkout.reads import Reads, order_reply
-from onsale.checkout.schemas import CONFIRM, RESERVE, PaymentList, StockReply
+from onsale.checkout.schemas import CANCEL, CONFIRM, RESERVE, CancelRequest, PaymentList, StockReply
 from onsale.checkout.states import OrderState
 from onsale.checkout.stock import StockBoard
 
+AFTER_SALE = web.AppKey("after_sale", AfterSale)
 FLOW = web.AppKey("checkout_flow", CheckoutFlow)
 READS = web.AppKey("checkout_reads", Reads)
 STOCK = web.AppKey("stock_board", StockBoard)
@@ -93,6 +97,18 @@ async def release(request: web.Request) -> web.Response:
     return web.Response(status=204)
 
 
+async def cancel(request: web.Request) -> web.Response:
+    """POST /v1/orders/{order}/cancellation"""
+    asking = await _asking(request)
+    return await _after_sale(request, asking, is_replay=await request.app[AFTER_SALE].cancel(asking))
+
+
+async def send_back(request: web.Request) -> web.Response:
+    """POST /v1/orders/{order}/return"""
+    asking = await _asking(request)
+    return await _after_sale(request, asking, is_replay=await request.app[AFTER_SALE].request_return(asking))
+
+
 async def mine(request: web.Request) -> web.Response:
     """GET /v1/orders"""
     asker = await identity(request)
@@ -113,6 +129,20 @@ async def stock(request: web.Request) -> web.Response:
     require_no_query(request)
     free = await request.app[STOCK].free(request.match_info["product"])
     return reply(200, StockReply(free), {"Cache-Control": "public, max-age=1"})
+
+
+async def _asking(request: web.Request) -> Asking:
+    require_no_query(request)
+    order = request.match_info["order"]
+    buyer = await _buyer(request, sale_of(request.app[BOOK], order))
+    key = idempotency_key(request)
+    wanted: CancelRequest = await body_or(request, CANCEL, CancelRequest())
+    return Asking(buyer, order, key, body_digest(wanted))
+
+
+async def _after_sale(request: web.Request, asking: Asking, *, is_replay: bool) -> web.Response:
+    order = await request.app[READS].order(asking.buyer, asking.order)
+    return reply(200, order, REPLAYED if is_replay else {})
 
 
 async def _buyer(request: web.Request, sale: Sale) -> str:

@@ -24,7 +24,7 @@ from onsale.checkout.errors import (
 )
 from onsale.checkout.inventory import PackedAttempt
 from onsale.checkout.orders import OrderRow, PaymentRow
-from onsale.checkout.states import OrderState
+from onsale.checkout.states import BOUGHT, GIVEN_BACK, OrderState
 
 # The reason of an attempt that took another amount than the order's.
 AMOUNT_MISMATCH = "amount_mismatch"
@@ -90,10 +90,6 @@ _OUTCOMES: Mapping[str, Outcome] = {
     "refunding": Outcome.FAILED,
     "refunded": Outcome.FAILED,
 }
-# States in which an order has been paid for.
-PAID = frozenset(
-    {OrderState.CONFIRMED, OrderState.PREPARING, OrderState.SHIPPED, OrderState.DELIVERED, OrderState.COMPLETED}
-)
 
 
 def refuse_unless_paid(ending: Ending, *, is_replay: bool) -> None:
@@ -122,10 +118,14 @@ def ending_of_row(row: OrderRow, key: str, digest: str) -> Ending:
     if own is not None and own.digest != digest:
         raise IdempotencyKeyReused
     newest = own or (row.payments[-1] if row.payments else None)
-    if newest is not None and (own is not None or row.state in PAID or row.state is OrderState.CONFIRMING):
-        return _ending(newest)
+    if newest is not None and (own is not None or row.state in BOUGHT or row.state is OrderState.CONFIRMING):
+        return _ending(newest, is_given_back=row.state in GIVEN_BACK)
     raise OrderExpired if row.state in (OrderState.EXPIRED, OrderState.RESERVED) else OrderStateConflict
 
 
-def _ending(payment: PaymentRow) -> Ending:
-    return Ending(payment.payment, payment.key, _OUTCOMES[payment.state], payment.reason or "", is_recorded=True)
+def _ending(payment: PaymentRow, *, is_given_back: bool) -> Ending:
+    outcome = _OUTCOMES[payment.state]
+    # The one payment of an order that was bought, and cancelled afterwards.
+    if is_given_back and payment.state in ("refunding", "refunded"):
+        outcome = Outcome.SOLD
+    return Ending(payment.payment, payment.key, outcome, payment.reason or "", is_recorded=True)

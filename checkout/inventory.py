@@ -54,6 +54,7 @@ from onsale.lua.shop import (
     PinItem,
     RemakeItem,
     Reserve,
+    Restock,
     Row,
     ShopScripts,
     StockFigures,
@@ -73,6 +74,7 @@ __all__ = [
     "Pin",
     "Pinned",
     "Reserve",
+    "Restock",
     "ShopSnapshot",
     "ShopTerms",
     "Standing",
@@ -346,6 +348,15 @@ class Inventory:
         if reply is not Reply.OK:
             raise _refusal(reply, unknown=ProductUnknown)
         return not row[0]
+
+    async def restock(self, keys: ShopKeys, items: Sequence[Restock]) -> list[str]:
+        """Units that were sold are free again, and their buyers' limits with them; once per move. Answers the moves
+        that are made now, by whomever; one that does not fit the counters is left out, for the audit to tell."""
+        with _store_errors():
+            rows = await self._scripts.restock(keys, items)
+        if any(reply is Reply.RECOVERING for reply, _ in rows):
+            raise ShopRecovering
+        return [item.move for item, (reply, _) in zip(items, rows, strict=True) if reply is Reply.OK]
 
     async def announce(
         self, keys: ShopKeys, stream: str, prev: str, upto: str, refused: Sequence[tuple[str, str, str]] = ()

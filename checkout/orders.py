@@ -49,6 +49,9 @@ class PaymentRow(msgspec.Struct, frozen=True):
     key: str
     digest: str
     created_at_ms: int
+    currency: str
+    # What goes back of it, or has gone; None = nothing does.
+    refund: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +105,8 @@ class OpenedRefund:
     may yet buy something, and the claim of a refunded payment would never end."""
 
     refund: str
+    amount: int
+    currency: str
     is_due: bool
 
 
@@ -149,7 +154,10 @@ class Orders:
     async def open_refund(self, payment: str, amount: int, currency: str, reason: str) -> OpenedRefund:
         """Write down that a payment is to be given back. One that the record does not know cannot be written down."""
         rows = await self._fetch(SQL.refund_open, payment, amount, currency, reason)
-        return OpenedRefund(f"{payment}-refund", is_due=not rows or not rows[0]["is_claimed"])
+        if not rows:
+            return OpenedRefund(f"{payment}-refund", amount, currency, is_due=True)
+        [row] = rows
+        return OpenedRefund(f"{payment}-refund", row["amount"], row["currency"], is_due=not row["is_claimed"])
 
     async def close_refund(self, refund: str) -> bool:
         """The money is back; False when that was known."""

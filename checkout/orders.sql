@@ -25,12 +25,13 @@ SELECT * FROM order_details
  LIMIT $7;
 
 -- refund_open --
--- Before money is given back: one refund a payment, whoever finds out first. Answers whether the payment still holds an
--- open claim; no row back: the record does not know it.
+-- Before money is given back: one refund a payment, whoever finds out first, and that one's amount. Answers whether the
+-- payment still holds an open claim; no row back: the record does not know it.
 INSERT INTO refunds (id, payment_id, amount, currency, reason)
 SELECT p.id || '-refund', p.id, $2, $3, $4 FROM payments p WHERE p.id = $1
 ON CONFLICT (payment_id) DO UPDATE SET reason = refunds.reason
-RETURNING (SELECT p.state = 'pending' AND o.claim = 'open'
+RETURNING refunds.amount, refunds.currency,
+          (SELECT p.state = 'pending' AND o.claim = 'open'
              FROM payments p JOIN orders o ON o.id = p.order_id WHERE p.id = $1) AS is_claimed;
 
 -- refund_close --

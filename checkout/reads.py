@@ -26,7 +26,7 @@ from onsale.checkout.errors import (
     ShopRecovering,
 )
 from onsale.checkout.flow import Confirmation
-from onsale.checkout.idempotency import PAID, Outcome
+from onsale.checkout.idempotency import Outcome
 from onsale.checkout.inventory import Inventory, OrderView
 from onsale.checkout.orders import OrderRow, Orders, Page, PaymentRow
 from onsale.checkout.record.events import ItemDoc, OrderDoc
@@ -43,7 +43,7 @@ from onsale.checkout.schemas import (
     PaymentReply,
 )
 from onsale.checkout.settling import Shop
-from onsale.checkout.states import OrderState
+from onsale.checkout.states import BOUGHT, GIVEN_BACK, OrderState
 
 Found = TypeVar("Found")
 
@@ -154,7 +154,9 @@ class Reads:
             return order_reply(
                 confirmation.doc, state, confirmation.expires_at_ms, is_recorded=ending.is_recorded, payments=()
             )
-        if row.state in PAID:
+        if row.state in GIVEN_BACK and not confirmation.is_replay:
+            raise OrderStateConflict
+        if row.state in BOUGHT | GIVEN_BACK:
             state = row.state
         return order_reply(
             confirmation.doc,
@@ -254,6 +256,7 @@ def payment_replies(rows: Sequence[PaymentRow]) -> tuple[PaymentReply, ...]:
             reason=row.reason,
             retryable=row.retryable,
             created_at=rfc3339(row.created_at_ms),
+            refund=None if row.refund is None else Money(row.refund, row.currency),
         )
         for row in rows
     )

@@ -63,6 +63,10 @@ class ConfirmRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     payment: PaymentRequest
 
 
+class CancelRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Give a bought order back. Says nothing but that; the key says which request it is."""
+
+
 class ItemReply(msgspec.Struct, frozen=True):
     """One line of an order, priced as it was reserved."""
 
@@ -83,6 +87,8 @@ class PaymentReply(msgspec.Struct, frozen=True):
     reason: str | None
     retryable: bool
     created_at: str
+    # What goes back of it while it is refunding, or has gone.
+    refund: Money | None = None
 
 
 class OrderReply(msgspec.Struct, frozen=True):
@@ -141,4 +147,5 @@ class StockReply(msgspec.Struct, frozen=True):
 
 RESERVE = msgspec.json.Decoder(ReserveRequest)
 CONFIRM = msgspec.json.Decoder(ConfirmRequest)
+CANCEL = msgspec.json.Decoder(CancelRequest)
 ADDRESS = msgspec.json.Decoder(Address)

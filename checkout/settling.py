@@ -132,7 +132,8 @@ class Settler:
         if not opened.is_due:
             return False
         refund = opened.refund
-        if not await provider.refund(attempt=attempt, key=refund, amount=charge.amount, currency=charge.currency):
+        # As it was written down first: of a sale that was cancelled meanwhile a part may stay paid.
+        if not await provider.refund(attempt=attempt, key=refund, amount=opened.amount, currency=opened.currency):
             log.warning("refund.unanswered", attempt=attempt, refund=refund)
             return False
         await self._orders.close_refund(refund)

@@ -18,7 +18,7 @@ class OrderState(StrEnum):
     RELEASED = "released"  # final: given up by its buyer, or its claim was refused by the record
     PAYMENT_FAILED = "payment_failed"  # final: a final decline, or the fifth retryable one
     CANCELLED = "cancelled"  # final: refunded
-    RETURN_REQUESTED = "return_requested"  # -> returned by the operator
+    RETURN_REQUESTED = "return_requested"  # -> returned by the delivery clock
     RETURNED = "returned"  # final: refunded
 
     @property
@@ -49,3 +49,17 @@ TRANSITIONS: Mapping[OrderState, frozenset[OrderState]] = {
     OrderState.RETURN_REQUESTED: frozenset({OrderState.RETURNED}),
     OrderState.RETURNED: frozenset(),
 }
+
+# States in which an order's units are sold to its buyer.
+BOUGHT = frozenset(
+    {
+        OrderState.CONFIRMED,
+        OrderState.PREPARING,
+        OrderState.SHIPPED,
+        OrderState.DELIVERED,
+        OrderState.COMPLETED,
+        OrderState.RETURN_REQUESTED,
+    }
+)
+# States of an order that was bought and is no more.
+GIVEN_BACK = frozenset({OrderState.CANCELLED, OrderState.RETURNED})

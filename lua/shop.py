@@ -79,6 +79,15 @@ class RemakeItem(msgspec.Struct, frozen=True, array_like=True):
     doc: str
 
 
+class Restock(msgspec.Struct, frozen=True, array_like=True):
+    """Units of one product that their buyer gave back; applied once per `move`."""
+
+    move: str
+    product: str
+    quantity: int
+    buyer: str
+
+
 class PackedAttempt(msgspec.Struct, frozen=True, array_like=True):
     """A try to pay as it is packed inside an order; positions are named in `includes/shop.lua`."""
 
@@ -203,6 +212,10 @@ class ShopScripts:
         """OK, is_replay | SOLD_OUT (not so many free) | UNKNOWN (no such product to take from)."""
         return _row(await self._call("move_stock", keys, move, product, quantity))
 
+    async def restock(self, keys: ShopKeys, items: Sequence[Restock]) -> list[Row]:
+        """OK, is_replay."""
+        return _rows(await self._call("restock", keys, _pack(items)))
+
     async def announce(self, keys: ShopKeys, stream: str, upto: str, keep_ms: int, announcement: bytes) -> Row:
         """OK, how many listened."""
         return _row(await self._call("announce", keys, stream, upto, keep_ms, announcement))
@@ -278,6 +291,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "close_turns": ("meta", "orders", "turns", "ended", "closings"),
     "closings": ("meta", "closings"),
     "move_stock": ("meta", "stock", "moves"),
+    "restock": ("meta", "stock", "moves", "buyers"),
     "announce": ("meta", "money", "holdings", "verdicts"),
     "forget": ("meta", "orders", "docs", "turns", "keys", "ended", "closings"),
     "shop_terms": ("meta",),

@@ -28,6 +28,7 @@ from onsale.auth.throttle import SignInThrottle
 from onsale.auth.tickets import Tickets
 from onsale.catalog import handlers as catalog
 from onsale.checkout import handlers as checkout
+from onsale.checkout.aftersale import AfterSale
 from onsale.checkout.flow import CheckoutFlow
 from onsale.checkout.reads import Reads
 from onsale.checkout.record.lag import RecordLag
@@ -217,7 +218,9 @@ def _open_checkout(app: web.Application, rooms: Rooms) -> CheckoutFlow:
         passes=app[auth.PASSES],
         driver=rooms.driver,
     )
+    reads = Reads(rooms.book, rooms.inventory, rooms.orders, rooms.sealer)
+    app[checkout.AFTER_SALE] = AfterSale(rooms.stores.pool, reads)
     app[checkout.FLOW] = flow
-    app[checkout.READS] = Reads(rooms.book, rooms.inventory, rooms.orders, rooms.sealer)
+    app[checkout.READS] = reads
     app[checkout.STOCK] = StockBoard(rooms.book, rooms.inventory)
     return flow

@@ -25,6 +25,7 @@ class _Charge(msgspec.Struct):
     amount: int
     charged_at: str
     refunded_at: str | None
+    refunded_amount: int
 
 
 class _Book(msgspec.Struct):
@@ -64,6 +65,7 @@ def _capture(charge: _Charge) -> Capture:
         amount=charge.amount,
         charged_at_ms=_ms(charge.charged_at),
         refunded_at_ms=_ms(charge.refunded_at) if charge.refunded_at else 0,
+        refunded=charge.refunded_amount,
     )
 
 

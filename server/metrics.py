@@ -189,6 +189,8 @@ class Metrics:
         self.poisoned = self._counter("onsale_poison_events", "Events nobody could read.", "stream")
         self.flush_batch = self._histogram("onsale_flush_batch_events", "Events in one batch.", BATCH, "stream")
         self.lapsed = self._counter("onsale_lapsed_orders", "Reservations whose time ran out.")
+        self.restocked = self._counter("onsale_restocked_units_moves", "Returns of units that were made in Redis.")
+        self.delivered = self._counter("onsale_delivery_steps", "Orders moved on after the sale.", "state")
         self.stock_units = self._gauge("onsale_stock_units", "Units by state.", "sale", "state")
 
     def _define_edges(self) -> None:

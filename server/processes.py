@@ -22,16 +22,20 @@ from onsale.auth.janitor import JANITOR_INTERVAL_MS, Janitor
 from onsale.auth.letters import Letters
 from onsale.auth.mailer import FORGET_INTERVAL_MS, MAILER_INTERVAL_MS, Mailer, OutboxJanitor
 from onsale.auth.post import Post
+from onsale.checkout.aftersale import AfterSale
 from onsale.checkout.backlog import Backlog
 from onsale.checkout.caretaker import Caretaker
 from onsale.checkout.closings import ClosingsKeeper
 from onsale.checkout.completer import Completer
+from onsale.checkout.delivery import Delivery
 from onsale.checkout.providers.sandbox_server import create_sandbox
 from onsale.checkout.reaper import Reaper
 from onsale.checkout.record.flusher import Flusher
 from onsale.checkout.record.lag import RecordLag
 from onsale.checkout.record.rebuild import Rebuilder
 from onsale.checkout.record.watch import RecordWatch
+from onsale.checkout.restocker import Restocker
+from onsale.checkout.settling import Shop
 from onsale.lua.line import LineScripts
 from onsale.queue.admitter import Admitter
 from onsale.queue.gone import GoneKeeper
@@ -105,7 +109,7 @@ def flusher_loops(rooms: Rooms, loops: Loops) -> None:
 
 
 async def run_worker(settings: Settings) -> None:
-    """Everything that is nobody's request: lapse, complete, load, rebuild, forget."""
+    """Everything that is nobody's request: lapse, complete, deliver, restock, load, rebuild, forget."""
     async with _process(settings, "worker") as process:
         add_shared_loops(process.rooms, process.loops)
         worker_loops(process.rooms, process.loops)
@@ -119,6 +123,9 @@ def worker_loops(rooms: Rooms, loops: Loops) -> None:
     loops.add("gone", GoneKeeper(LineScripts(stores.line), stores.pool, rooms.book).tick, SECOND_MS)
     loops.add("rebuilder", Rebuilder(stores.pool, stores.shop, rooms.inventory, rooms.book).tick, KEEP_INTERVAL_MS)
     loops.add("completer", _completer(rooms).tick, COMPLETE_INTERVAL_MS)
+    restocker = Restocker(stores.pool, rooms.inventory, Shop(rooms.book))
+    loops.add("restocker", restocker.tick, COMPLETE_INTERVAL_MS)
+    loops.add("delivery", Delivery(stores.pool, AfterSale(stores.pool)).tick, SECOND_MS)
     loops.add("reaper", Reaper(rooms.inventory, rooms.book).tick, REAP_INTERVAL_MS)
     loops.add("caretaker", Caretaker(rooms.inventory, rooms.book).tick, SECOND_MS)
     loops.add("janitor", Janitor(stores.pool).tick, JANITOR_INTERVAL_MS)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from onsale.auth.mailer import MailTick
+from onsale.checkout.delivery import DeliveryTick
 from onsale.checkout.providers import Guarded
 from onsale.checkout.record.flusher import FlushTick
 from onsale.checkout.record.lag import LagTick
@@ -30,6 +31,8 @@ def of(metrics: Metrics) -> Mapping[str, Callable[[Any], None]]:
         "record_lag": lambda tick: lagged(metrics, tick),
         "mailer": lambda tick: lettered(metrics, tick),
         "sweep": lambda tick: swept(metrics, tick),
+        "restocker": lambda tick: metrics.restocked.inc(tick.restocked),
+        "delivery": lambda tick: delivered(metrics, tick),
         "reaper": lambda tick: metrics.lapsed.inc(tick.expired),
     }
 
@@ -61,6 +64,12 @@ def flushed(metrics: Metrics, tick: FlushTick) -> None:
         metrics.poisoned.labels(stream).inc(batch.recorded.poisoned)
         metrics.flush_batch.labels(stream).observe(batch.recorded.events)
         metrics.record_lag_s.labels(batch.sale, stream).set(batch.lag_ms / 1000)
+
+
+def delivered(metrics: Metrics, tick: DeliveryTick) -> None:
+    """Orders that came a step further."""
+    for state in ("prepared", "shipped", "delivered", "completed", "returned"):
+        metrics.delivered.labels(state).inc(getattr(tick, state))
 
 
 def lagged(metrics: Metrics, tick: LagTick) -> None:

@@ -18,6 +18,8 @@ SQL: Final = load_queries("onsale.server", "reset.sql")
 STEPS: Final = (
     SQL.refunds_delete,
     SQL.payments_delete,
+    SQL.moves_delete,
+    SQL.requests_delete,
     SQL.order_items_delete,
     SQL.refusals_delete,
     SQL.orders_delete,

@@ -21,6 +21,14 @@ DELETE FROM refunds r USING payments p, orders o WHERE r.payment_id = p.id AND p
 -- Every try to pay.
 DELETE FROM payments p USING orders o WHERE p.order_id = o.id AND o.sale = $1;
 
+-- moves_delete --
+-- Units that came back from its orders.
+DELETE FROM stock_moves WHERE sale = $1 AND order_id IS NOT NULL;
+
+-- requests_delete --
+-- What was asked for after the sale.
+DELETE FROM order_requests r USING orders o WHERE r.order_id = o.id AND o.sale = $1;
+
 -- order_items_delete --
 -- What was ordered.
 DELETE FROM order_items i USING orders o WHERE i.order_id = o.id AND o.sale = $1;

@@ -156,6 +156,8 @@ CONFIRM_PROBLEMS = (
     checkout_errors.ShopRecovering,
 )  # fmt: skip
 
+AFTER_SALE_PROBLEMS = (checkout_errors.OrderUnknown, checkout_errors.OrderStateConflict)
+
 CHECKOUT = (
     Route(
         "POST", "/v1/sales/{sale}/orders", checkout.reserve, "reserve", "Reserve every item of an order, or nothing.",
@@ -187,6 +189,18 @@ CHECKOUT = (
     Route(
         "GET", "/v1/orders/{order}/payments", checkout.payments, "list_payments", "Every try to pay an order.",
         "holder", reply=checkout_schemas.PaymentList, problems=(checkout_errors.OrderUnknown,),
+    ),
+    Route(
+        "POST", "/v1/orders/{order}/cancellation", checkout.cancel, "cancel",
+        "Give a bought order back before it is shipped: refunded by the sale's policy.", "holder",
+        body=checkout_schemas.CancelRequest, is_body_optional=True, reply=checkout_schemas.OrderDetail,
+        headers=("Idempotency-Key",), problems=AFTER_SALE_PROBLEMS,
+    ),
+    Route(
+        "POST", "/v1/orders/{order}/return", checkout.send_back, "send_back",
+        "Send a delivered order back, until a day after its delivery.", "holder",
+        body=checkout_schemas.CancelRequest, is_body_optional=True, reply=checkout_schemas.OrderDetail,
+        headers=("Idempotency-Key",), problems=AFTER_SALE_PROBLEMS,
     ),
     Route(
         "GET", "/v1/sales/{sale}/orders", checkout.of_sale, "list_sale_orders", "Orders of a sale, newest first.",

@@ -10,6 +10,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import Any, Final
 
 import asyncpg
@@ -17,9 +18,10 @@ import msgspec
 from redis.asyncio import Redis
 
 from onsale.catalog.errors import SaleUnknown
-from onsale.catalog.sales import SaleBook
+from onsale.catalog.sales import RefundPolicy, SaleBook
 from onsale.checkout.record.folding import Claim, PaymentState
 from onsale.checkout.record.reckoning import NotJudged, reckon
+from onsale.checkout.refunds import SALE_CANCELLED, RefundLine, refund_amount
 from onsale.lua.keys import LineKeys, ShopKeys
 from onsale.lua.shop import PackedBuyer, PackedOrder
 from onsale.migrations.sql import load_queries
@@ -42,6 +44,8 @@ LIVING: Final = frozenset({1, 2})
 # A place may be given its turn three times: untold twice, it is expired.
 TURNS_MAX: Final = 3
 
+_lines = msgspec.json.Decoder(list[tuple[int, date | None]]).decode
+_policy = msgspec.json.Decoder(RefundPolicy).decode
 _packed_buyer = msgspec.msgpack.Decoder(PackedBuyer).decode
 _packed_order = msgspec.msgpack.Decoder(PackedOrder).decode
 _packed_ticket = msgspec.msgpack.Decoder(list[Any]).decode
@@ -59,13 +63,15 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Capture:
-    """One charge in the provider's own book. `key` is the attempt it was made with; `refunded_at_ms` 0 = not."""
+    """One charge in the provider's own book. `key` is the attempt it was made with; `refunded_at_ms` 0 = not;
+    `refunded` is how much of it went back."""
 
     order: str
     key: str
     amount: int
     charged_at_ms: int
     refunded_at_ms: int = 0
+    refunded: int = 0
 
 
 # The provider's whole book, and the operators' chain of a sale (what breaks it, in words): bound by the caller, because
@@ -195,6 +201,10 @@ async def _confirmations_are_sold(stores: Stores, sale: Audited) -> Sequence[str
         for row in await stores.pool.fetch(SQL.sold_unconfirmed, sale.sale)
     ]
     wrong += [
+        f"order {row['id']} was given back, its units were not, or twice"
+        for row in await stores.pool.fetch(SQL.returns_unsettled, sale.sale)
+    ]
+    wrong += [
         f"order {row['id']} was refused without a row"
         for row in await stores.pool.fetch(SQL.verdicts_missing, sale.sale)
     ]
@@ -319,14 +329,27 @@ async def _limits_held(stores: Stores, sale: Audited) -> Sequence[str]:
 
 
 async def _captures_are_sold_or_refunded(stores: Stores, sale: Audited) -> Sequence[str]:
-    """I8: each capture belongs to one sold claim or one full refund, by the record and by the provider's own book."""
+    """I8: each capture belongs to one sold claim, or to one refund: in full, or for an order that was cancelled or sent
+    back by the sale's policy; by the record and by the provider's own book."""
     wrong = [
         f"payment {row['id']} is {row['state']} without its claim or refund"
         for row in await stores.pool.fetch(SQL.captures_astray, sale.sale)
     ]
+    for row in await stores.pool.fetch(SQL.refunds_by_policy, sale.sale):
+        due = _refund_due(row)
+        if row["refunded"] != due:
+            wrong.append(f"order {row['id']} ({row['reason']}) gives {row['refunded']} back, {due} by its policy")
     if stores.charges is not None:
         wrong += await _book_fits(stores, sale, stores.charges)
     return wrong
+
+
+def _refund_due(row: Mapping[str, Any]) -> int:
+    if row["reason"] == SALE_CANCELLED:
+        return int(row["amount"])
+    lines = [RefundLine(amount, visit_on) for amount, visit_on in _lines(row["lines"])]
+    policy = _policy(row["refunding"]) if row["refunding"] else RefundPolicy()
+    return refund_amount(policy, lines, purchased_on=row["purchased_on"], cancelled_on=row["cancelled_on"])
 
 
 async def _book_fits(stores: Stores, sale: Audited, charges: Charges) -> list[str]:
@@ -345,6 +368,11 @@ async def _book_fits(stores: Stores, sale: Audited, charges: Charges) -> list[st
         for capture in captures
         if not capture.refunded_at_ms and not _is_settled(capture, payments.get(capture.key), newest_ms)
     ]
+    wrong += [
+        f"order {capture.order} was given {capture.refunded} back, not what the record says (attempt {capture.key})"
+        for capture in captures
+        if capture.refunded and not _is_refund_as_written(capture, payments.get(capture.key))
+    ]
     charged = {capture.key: capture for capture in captures}
     for payment, amount in captured.items():
         known = charged.get(payment)
@@ -361,10 +389,18 @@ def _is_settled(capture: Capture, payment: Mapping[str, Any] | None, newest_ms: 
         return bool(payment["refund"] == "pending")
     if payment["state"] == PaymentState.CAPTURED:
         return bool(payment["claim"] == Claim.SOLD)
+    if payment["state"] == PaymentState.REFUNDED and payment["refund"] is None:
+        # Nothing was to be given back; whether that is right is judged by the policy.
+        return True
     # Under way: the claim is open and the completer drives it, or its refund is written and being asked for, or the
     # capture is so fresh that the completer has not looked yet.
     is_fresh = newest_ms - capture.charged_at_ms < REFUND_MS
     return payment["state"] == PaymentState.PENDING or payment["refund"] == "pending" or is_fresh
+
+
+def _is_refund_as_written(capture: Capture, payment: Mapping[str, Any] | None) -> bool:
+    # A capture that the record never heard of goes back whole, and has no row to go by.
+    return payment is None or payment["refund"] is None or capture.refunded == payment["refund_amount"]
 
 
 async def _nothing_is_stranded(stores: Stores, sale: Audited) -> Sequence[str]:

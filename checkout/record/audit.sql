@@ -14,8 +14,8 @@ SELECT i.product, i.stock, i.claimed, i.sold,
   FROM sale_items i WHERE i.sale = $1;
 
 -- moves_pending --
--- Stock moves that Redis is not known to have.
-SELECT id, product, quantity FROM stock_moves WHERE sale = $1 AND applied_epoch IS NULL ORDER BY id;
+-- Stock moves that Redis is not known to have; those of an order go from sold to free.
+SELECT id, product, quantity, order_id IS NOT NULL AS is_return FROM stock_moves WHERE sale = $1 AND applied_epoch IS NULL ORDER BY id;
 
 -- refusals_of --
 -- Claims refused in this epoch, and whether their units were put away.
@@ -58,7 +58,7 @@ SELECT i.product, i.claimed, i.sold, o.claimed AS orders_claimed, o.sold AS orde
 SELECT o.id, o.claim,
        (SELECT count(*) FROM payments p WHERE p.order_id = o.id AND p.state = 'captured') AS captured
   FROM orders o
- WHERE o.sale = $1 AND o.state IN ('confirmed', 'preparing', 'shipped', 'delivered', 'completed')
+ WHERE o.sale = $1 AND o.state IN ('confirmed', 'preparing', 'shipped', 'delivered', 'completed', 'return_requested')
    AND (o.claim <> 'sold' OR o.confirmed_at IS NULL
         OR (SELECT count(*) FROM payments p WHERE p.order_id = o.id AND p.state = 'captured') <> 1
         OR EXISTS (SELECT FROM order_items i WHERE i.order_id = o.id
@@ -70,6 +70,18 @@ SELECT o.id, o.claim,
 -- Sold claims of orders that were never confirmed.
 SELECT id FROM orders
  WHERE sale = $1 AND claim = 'sold' AND state IN ('reserved', 'confirming', 'expired', 'released', 'payment_failed')
+ LIMIT 20;
+
+-- returns_unsettled --
+-- Orders that were cancelled or sent back, and whose units did not come back exactly once.
+SELECT o.id FROM orders o
+ WHERE o.sale = $1 AND o.state IN ('cancelled', 'returned')
+   AND (o.claim <> 'released'
+        OR EXISTS (SELECT FROM order_items i WHERE i.order_id = o.id
+                      AND ((SELECT coalesce(sum(l.quantity), 0) FROM ledger l
+                             WHERE l.order_id = o.id AND l.product = i.product AND l.verb = 'restocked') <> i.quantity
+                           OR (SELECT coalesce(sum(m.quantity), 0) FROM stock_moves m
+                                WHERE m.order_id = o.id AND m.product = i.product) <> i.quantity)))
  LIMIT 20;
 
 -- verdicts_missing --
@@ -114,17 +126,31 @@ SELECT b.buyer, b.bought, b.bought_max, coalesce(o.units, 0) AS units
 SELECT p.id, p.state FROM payments p JOIN orders o ON o.id = p.order_id
  WHERE o.sale = $1
    AND ((p.state = 'captured' AND o.claim <> 'sold')
-        OR (p.state IN ('refunding', 'refunded') AND p.amount > 0
+        OR (p.state IN ('refunding', 'refunded') AND p.amount > 0 AND o.state NOT IN ('cancelled', 'returned')
             AND NOT EXISTS (SELECT FROM refunds r WHERE r.payment_id = p.id
                                -- What was taken wrongly goes back as it was taken.
                                AND (r.amount = p.amount OR r.reason = 'amount_mismatch'))))
  LIMIT 20;
 
+-- refunds_by_policy --
+-- What was given back for orders that were cancelled or sent back, with all that the sale's policy looks at.
+SELECT o.id, o.reason, s.refunding::text AS refunding, o.amount,
+       (shop_time_of(o.confirmed_at) AT TIME ZONE 'UTC')::date AS purchased_on,
+       (shop_time_of(coalesce(o.return_requested_at, o.ended_at)) AT TIME ZONE 'UTC')::date AS cancelled_on,
+       (SELECT json_agg(json_build_array(i.quantity * i.unit_amount, si.visit_on))
+          FROM order_items i JOIN sale_items si ON si.product = i.product AND si.sale = o.sale
+         WHERE i.order_id = o.id)::text AS lines,
+       coalesce((SELECT sum(r.amount) FROM refunds r JOIN payments p ON p.id = r.payment_id
+                  WHERE p.order_id = o.id AND r.reason IN ('cancelled_by_buyer', 'returned', 'sale_cancelled')), 0)::bigint
+         AS refunded
+  FROM orders o JOIN sales s ON s.id = o.sale
+ WHERE o.sale = $1 AND o.state IN ('cancelled', 'returned');
+
 -- payments_by_id --
 -- What the record has of these attempts.
-SELECT p.id, p.state, p.amount, o.claim,
-       (SELECT r.state FROM refunds r WHERE r.payment_id = p.id) AS refund
-  FROM payments p JOIN orders o ON o.id = p.order_id WHERE p.id = ANY($1::text[]);
+SELECT p.id, p.state, p.amount, o.claim, r.state AS refund, r.amount AS refund_amount, r.reason AS refund_reason
+  FROM payments p JOIN orders o ON o.id = p.order_id LEFT JOIN refunds r ON r.payment_id = p.id
+ WHERE p.id = ANY($1::text[]);
 
 -- captured_of --
 -- Captures that the record stands on.

@@ -278,7 +278,8 @@ def _is_as_recorded(row: Mapping[str, Any], counters: Mapping[str, int]) -> bool
         # for in its epoch alone: such keys are made anew.
         row["unsettled"] == 0
         and units["withdrawn"] == 0
-        and units["sold"] == row["sold"]
+        # Units on their way back are sold in Redis until it has made their moves.
+        and units["sold"] in (row["sold"], row["sold"] + row["returned"])
         and units["claimed"] == row["claimed"]
         and units["held"] == row["held"]
         and units["stock"] in (row["stock"], row["stock"] - row["moving"])

@@ -81,11 +81,14 @@ SELECT o.buyer, sum(i.quantity)::bigint AS units
 -- turns_over --
 -- Turns that have bought, and those that were closed while their passes may still be good; the newest first.
 SELECT turn, state FROM (
-  SELECT turn, 'spent' AS state, confirmed_at AS ended_at FROM orders WHERE sale = $1 AND claim = 'sold' AND turn IS NOT NULL
+  SELECT turn, 'spent' AS state, confirmed_at AS ended_at FROM orders
+   WHERE sale = $1 AND turn IS NOT NULL AND (claim = 'sold' OR state IN ('cancelled', 'returned'))
   UNION ALL
   SELECT t.turn, CASE t.why WHEN 'revoked' THEN 'revoked' ELSE 'closed' END, t.closed_at FROM turns_closed t
    WHERE t.sale = $1
-     AND NOT EXISTS (SELECT FROM orders o WHERE o.sale = t.sale AND o.turn = t.turn AND o.claim = 'sold')
+     AND NOT EXISTS (SELECT FROM orders o
+                      WHERE o.sale = t.sale AND o.turn = t.turn
+                        AND (o.claim = 'sold' OR o.state IN ('cancelled', 'returned')))
 ) AS over ORDER BY ended_at DESC NULLS FIRST;
 
 -- figures_of --
@@ -94,7 +97,11 @@ SELECT i.product, i.stock, i.claimed, i.sold,
        coalesce((SELECT sum(oi.quantity) FROM orders o JOIN order_items oi ON oi.order_id = o.id
                   WHERE o.sale = i.sale AND oi.product = i.product AND o.state = 'reserved'), 0)::bigint AS held,
        coalesce((SELECT sum(m.quantity) FROM stock_moves m
-                  WHERE m.sale = i.sale AND m.product = i.product AND m.applied_epoch IS NULL), 0)::bigint AS moving,
+                  WHERE m.sale = i.sale AND m.product = i.product AND m.applied_epoch IS NULL AND m.order_id IS NULL),
+                0)::bigint AS moving,
+       coalesce((SELECT sum(m.quantity) FROM stock_moves m
+                  WHERE m.sale = i.sale AND m.product = i.product AND m.applied_epoch IS NULL AND m.order_id IS NOT NULL),
+                0)::bigint AS returned,
        (SELECT count(*) FROM refusals r WHERE r.sale = i.sale AND r.settled_at IS NULL) AS unsettled
   FROM sale_items i
  WHERE i.sale = $1;

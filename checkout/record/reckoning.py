@@ -29,7 +29,7 @@ from onsale.checkout.record.reading import (
     entries,
     read,
 )
-from onsale.checkout.states import OrderState
+from onsale.checkout.states import BOUGHT, OrderState
 from onsale.lua import Script
 from onsale.lua.keys import ShopKeys
 from onsale.lua.replies import Reply
@@ -45,7 +45,7 @@ WHERE: Final = ("held", "claimed", "sold", "withdrawn")
 STATE_AT: Final[Mapping[str, str]] = {
     OrderState.RESERVED: "held",
     OrderState.CONFIRMING: "claimed",
-    OrderState.CONFIRMED: "sold",
+    **dict.fromkeys(BOUGHT, "sold"),
 }
 
 _packed_order = msgspec.msgpack.Decoder(PackedOrder).decode
@@ -166,7 +166,11 @@ async def _expected(
         expected.stock[product] = row["stock"]
         expected.units.update({(product, where): row[where] for where in ("held", "claimed", "sold")})
     for row in moves:
-        if row["id"] not in moment.applied:
+        if row["id"] in moment.applied:
+            continue
+        if row["is_return"]:
+            expected.units[row["product"], "sold"] += row["quantity"]
+        else:
             expected.stock[row["product"]] -= row["quantity"]
     await _place_orders(conn, refusals, moment, expected)
     return expected

@@ -269,6 +269,7 @@ async def checkout_on(
     book = SaleBook(pool)
     await create_sale(pool, _sale(stock, limit, ttl_s), "tests")
     await pool.execute("UPDATE sales SET shop_epoch = 1, line_epoch = 1")
+    await pool.execute("UPDATE stock_moves SET applied_epoch = 1")
     await book.refresh()
     inventory = Inventory(redis, lambda sale: ShopKeys(sale, book.get(sale).shop_epoch))
     terms = ShopTerms.of(book.get(SALE))
