@@ -38,6 +38,9 @@ for i, place in ipairs(items) do
   local is_known = scores[i]
   if not is_known then
     local t = unpack_ticket(redis.call("HGET", tickets, place))
+    -- A turn made anew from the record is nobody's until its holder comes back with the ticket's id: a pass told from
+    -- it now would be in no name.
+    if t and t.buyer == "" then t = nil end
     local was_absent = t and t.state == WAITING and redis.call("ZSCORE", absent, place)
     if was_absent then
       redis.call("ZADD", waiting, place, place)

@@ -18,6 +18,7 @@ from onsale.auth.errors import StoreUnavailable
 from onsale.auth.roles import Role
 from onsale.catalog.sales import Policy
 from onsale.queue.frame import Frame
+from onsale.queue.keeper import Keeper
 from onsale.queue.schemas import TicketReply
 
 Client = TestClient[web.Request, web.Application]
@@ -159,6 +160,28 @@ async def test_a_turn_is_told_though_its_announcement_was_lost(edge: Edge, clien
     edge.known.heard_ms = 0
     await edge.feed.refresh()
     assert "admitted" == (await polled(client, ticket, proof))["state"]
+
+
+async def test_a_turn_made_anew_from_the_record_is_its_holders(
+    edge: Edge, client: Client, line_redis: Redis, database: asyncpg.Pool
+) -> None:
+    """The line is lost whole after somebody was let in. Whoever polls first is told of the turn in their own name: of
+    the seat itself nobody knows whose it was."""
+    ticket, proof = await joined(edge, client, "ann")
+    assert 1 == await edge.admit()
+    await database.execute(
+        "INSERT INTO admissions (sale, epoch, event_id, at, places, rate_milli, burst, active, active_max)"
+        " VALUES ($1, $2, '1-0', now(), '{1}', 0, 1, 0, 0)",
+        *(SALE, edge.known.keys.epoch),
+    )
+    await line_redis.flushall()
+    await Keeper(line_redis, database, edge.book, takeover_ms=0).tick()
+    await edge.feed.refresh()
+
+    told = await polled(client, ticket, proof)
+
+    claims = jwt.decode(told["pass"]["token"], options={"verify_signature": False})
+    assert ("admitted", "ann", "1-1-1") == (told["state"], claims["sub"], claims["jti"])
 
 
 async def test_another_ticket_is_not_found(edge: Edge, client: Client) -> None:
