@@ -15,6 +15,7 @@ import sys
 import time
 import uuid
 from collections import Counter
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from typing import Any
 import aiohttp
 
 TRY_AGAIN = {429, 503}
+# Copies of a request leave within this; a late one follows within that.
+SPREAD_S, LATE_S = 0.2, 5.0
 FINAL_TICKETS = {"completed", "expired", "left", "closed"}
 FINAL_ORDERS = {"confirmed", "expired", "released", "payment_failed"}
 
@@ -38,6 +41,11 @@ class Habits:
     quantity: int = 1
     # How long a buyer keeps trying before it counts as stuck.
     patience_s: float = 300.0
+    # Those who double send up to so many copies, in any order; with `late_share` one more comes seconds afterwards.
+    copies_max: int = 2
+    late_share: float = 0.0
+    # What people pay with, and how many of them; None = by `decline_share`.
+    payments: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass
@@ -56,7 +64,7 @@ class Log:
         took_ms = round((time.monotonic() - started) * 1000, 2)
         body = body if isinstance(body, dict) else {}
         entry = {"at": time.time(), "buyer": buyer, "call": call, "ms": took_ms, "status": status}
-        entry |= {name: body[name] for name in ("order", "state", "code", "recorded", "ticket") if name in body}
+        entry |= {name: body[name] for name in ("order", "state", "code", "recorded", "ticket", "place") if name in body}
         self.calls.append(entry)
         self.statuses[f"{call} {status or 'no answer'} {body.get('code', '')}".strip()] += 1
         if status is not None and status >= 500 and not (status == 503 and "Retry-After" in headers):
@@ -93,6 +101,7 @@ class Buyer:
         self._doubles = chance.random() < habits.double_share
         self._chance = chance
         self._gives_up_at = 0.0
+        self._late: set[asyncio.Task[None]] = set()
 
     async def run(self, product: str) -> str:
         """Answers how it ended: confirmed, sold_out, closed, expired, ... or stuck."""
@@ -103,6 +112,7 @@ class Buyer:
         except TimeoutError:
             outcome = "stuck"
         self._log.outcomes[outcome] += 1
+        await asyncio.gather(*self._late)
         return outcome
 
     async def _buy(self, product: str) -> str:
@@ -169,12 +179,18 @@ class Buyer:
         status, order = await self._call("reserve", "POST", f"/v1/sales/{self._sale}/orders", body, headers)
         if status != 201:
             return str(order.get("code", status))
-        tokens = ["decline_funds", "ok"] if self._declines else ["ok"]
-        for token in tokens:
+        for token in self._payments():
             outcome = await self._pay(order["order"], token)
             if outcome != "payment_declined":
                 break
         return outcome
+
+    def _payments(self) -> list[str]:
+        """What is tried first, and what after a decline."""
+        if self._habits.payments:
+            tokens, shares = zip(*self._habits.payments, strict=True)
+            return [self._chance.choices(tokens, shares)[0], "ok"]
+        return ["decline_funds", "ok"] if self._declines else ["ok"]
 
     async def _pay(self, order: str, token: str) -> str:
         body = {"payment": {"provider": "sandbox", "method": "card", "token": token}}
@@ -195,10 +211,13 @@ class Buyer:
     ) -> tuple[int, dict[str, Any]]:
         """Ask until answered; a buyer who doubles sends two copies at once and believes either."""
         while True:
-            copies = 2 if self._doubles and method == "POST" else 1
+            most = self._habits.copies_max if self._doubles and method == "POST" else 1
+            copies = most if most <= 2 else self._chance.randint(1, most)
             answers = await asyncio.gather(
-                *(self._once(call, method, path, body, headers or {}) for _ in range(copies))
+                *(self._once(call, method, path, body, headers or {}, spread=most > 2) for _ in range(copies))
             )
+            if method == "POST" and self._chance.random() < self._habits.late_share:
+                self._later(self._once(f"late {call}", method, path, body, headers or {}, spread=True))
             settled = [a for a in answers if a is not None and not self._is_unsettled(a)]
             if settled:
                 return min(settled, key=lambda a: a[0])
@@ -209,9 +228,21 @@ class Buyer:
     def _is_unsettled(answer: tuple[int, dict[str, Any]]) -> bool:
         return answer[0] in TRY_AGAIN or answer[0] >= 500 or answer[1].get("code") == "request_in_progress"
 
+    def _later(self, work: Coroutine[Any, Any, Any]) -> None:
+        async def wait() -> None:
+            await asyncio.sleep(self._chance.random() * LATE_S)
+            await work
+
+        task = asyncio.create_task(wait())
+        self._late.add(task)
+        task.add_done_callback(self._late.discard)
+
     async def _once(
-        self, call: str, method: str, path: str, body: Any, headers: dict[str, str]
+        self, call: str, method: str, path: str, body: Any, headers: dict[str, str], *, spread: bool = False
     ) -> tuple[int, dict[str, Any]] | None:
+        if spread:
+            # Copies that leave at different moments arrive in any order.
+            await asyncio.sleep(self._chance.random() * SPREAD_S)
         started = time.monotonic()
         try:
             async with self._session.request(

@@ -33,6 +33,7 @@ from onsale.checkout.reaper import Reaper
 from onsale.checkout.record.flusher import Flusher
 from onsale.checkout.record.lag import RecordLag
 from onsale.checkout.record.rebuild import Rebuilder
+from onsale.checkout.record.recorder import CrashHook
 from onsale.checkout.record.watch import RecordWatch
 from onsale.checkout.restocker import Restocker
 from onsale.checkout.settling import Shop
@@ -95,15 +96,16 @@ def admitter_loops(rooms: Rooms, loops: Loops) -> None:
     loops.add("admitter", Admitter(rooms.stores.line, rooms.book, rooms.inventory).tick, ADMIT_INTERVAL_MS)
 
 
-async def run_flusher(settings: Settings) -> None:
-    """Write what happened into Postgres. Any number run, each stream has one writer."""
+async def run_flusher(settings: Settings, hook: CrashHook | None = None) -> None:
+    """Write what happened into Postgres. Any number run, each stream has one writer. Raises HookRefused for a `hook`
+    outside tests."""
     async with _process(settings, "flusher") as process:
-        flusher_loops(process.rooms, process.loops)
+        flusher_loops(process.rooms, process.loops, hook)
 
 
-def flusher_loops(rooms: Rooms, loops: Loops) -> None:
+def flusher_loops(rooms: Rooms, loops: Loops, hook: CrashHook | None = None) -> None:
     """One loop a kind of stream: a backlog of holdings never stands in front of money."""
-    flusher = Flusher(rooms.stores.pool, rooms.stores.shop, rooms.stores.line, rooms.inventory)
+    flusher = Flusher(rooms.stores.pool, rooms.stores.shop, rooms.stores.line, rooms.inventory, hook)
     for name, lane in (("money", flusher.money), ("holdings", flusher.holdings), ("admissions", flusher.admissions)):
         loops.add(f"flusher_{name}", _waiting(lane.tick), 0)
 
