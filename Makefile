@@ -3,7 +3,7 @@
 #
 # Paths are relative throughout: Make cannot handle a path with a space, the tree may stand in one.
 
-.PHONY: help install up test lint types check bench bench-smoke clean
+.PHONY: help install up test lint types check bench bench-smoke faults faults-smoke clean
 .DEFAULT_GOAL := help
 
 ARGS ?=
@@ -34,6 +34,12 @@ bench: .venv/.test-installed
 
 bench-smoke: .venv/.test-installed
 	@exec $(BIN)/python -m bench --smoke $(ARGS)
+
+faults: .venv/.test-installed
+	@exec $(BIN)/python -m bench.faults $(ARGS)
+
+faults-smoke: .venv/.test-installed
+	@exec $(BIN)/python -m bench.faults --smoke $(ARGS)
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

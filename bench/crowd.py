@@ -23,6 +23,8 @@ from typing import Any
 import aiohttp
 
 TRY_AGAIN = {429, 503}
+# What is kept of an answer's body.
+KEPT = ("order", "state", "code", "recorded", "ticket", "place")
 # Copies of a request leave within this; a late one follows within that.
 SPREAD_S, LATE_S = 0.2, 5.0
 FINAL_TICKETS = {"completed", "expired", "left", "closed"}
@@ -64,7 +66,7 @@ class Log:
         took_ms = round((time.monotonic() - started) * 1000, 2)
         body = body if isinstance(body, dict) else {}
         entry = {"at": time.time(), "buyer": buyer, "call": call, "ms": took_ms, "status": status}
-        entry |= {name: body[name] for name in ("order", "state", "code", "recorded", "ticket", "place") if name in body}
+        entry |= {name: body[name] for name in KEPT if name in body}
         self.calls.append(entry)
         self.statuses[f"{call} {status or 'no answer'} {body.get('code', '')}".strip()] += 1
         if status is not None and status >= 500 and not (status == 503 and "Retry-After" in headers):

@@ -3,8 +3,8 @@
     python -m bench.faults.dying_flusher BOOK POINT...
 
 Each life is a forked process (its program is loaded already, so a life costs milliseconds) that kills itself with
-SIGKILL when it passes its point: the next of POINT..., after one to three batches. BOOK gets one line for each death. The
-switch that lets anybody in at these points is refused outside tests: this loads pytest, as a test would.
+SIGKILL when it passes its point: the next of POINT..., after one to three batches. BOOK gets one line for each death.
+The switch that lets anybody in at these points is refused outside tests: this loads pytest, as a test would.
 """
 
 from __future__ import annotations

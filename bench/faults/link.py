@@ -1,8 +1,8 @@
 """A line between a process and a store that can be cut: a TCP relay of ours, between two parties each.
 
 It passes bytes on, or is silent (both sides stay connected and hear nothing, as behind a dropped route), or refuses
-(connections are reset, as by a machine that is there and whose server is not). Bytes that were on their way when a silent
-link is cut are lost, as they are in a partition.
+(connections are reset, as by a machine that is there and whose server is not). Bytes that were on their way when a
+silent link is cut are lost, as they are in a partition.
 """
 
 from __future__ import annotations

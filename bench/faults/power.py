@@ -1,9 +1,9 @@
 """What a store's disk holds after the power went: only what had been synced when it went.
 
-A killed process loses nothing that it wrote, the kernel has it. So after the kill everything is taken away that no fsync
-had covered: for Redis the append-only file is cut back to the size it had when its last successful fsync began; for
-Postgres the data are those of a base copy made at the start (no page written since is trusted), and the log goes as far
-as it was flushed, which is asked of the server while all its processes stand still.
+A killed process loses nothing that it wrote, the kernel has it. So after the kill everything is taken away that no
+fsync had covered: for Redis the append-only file is cut back to the size it had when its last successful fsync began;
+for Postgres the data are those of a base copy made at the start (no page written since is trusted), and the log goes as
+far as it was flushed, which is asked of the server while all its processes stand still.
 """
 
 from __future__ import annotations

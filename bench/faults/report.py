@@ -4,14 +4,89 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "bench" / "results" / "faults.jsonl"
 PAGE = ROOT / "docs" / "faults.md"
-HEAD = "HEAD"
+GROUPS = {
+    "kills": ("kill ",), "power cuts": ("power cut ",), "failovers": ("failover ",),
+    "total losses of Redis": ("total loss ", "older file "), "stops": ("stop ",), "partitions": ("partition ",),
+}  # fmt: skip
+COLUMNS = ("row", "how", "runs", "strikes", "requests", "unknown", "sold", "oversold", "lost", "doubled",
+           "charged for nothing", "seeds")  # fmt: skip
+TABLE = f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|"
+HEAD = """# Faults
+
+`make faults` runs this matrix: each row starts a system of its own (real processes, two real Redis servers, a real
+Postgres, the sandbox provider), lets a crowd buy in it, and does the row's harm to it meanwhile. Then everything is
+mended, the audit runs, and a judge that shares no code with the server (`bench/judge.py`, `bench/faults/verdict.py`)
+compares what the buyers were told with the public tables, the provider's book and the streams. A call without an answer
+is *unknown*: nothing is concluded from it. Except where a row says otherwise, every unit has to be sold in the end.
+
+    make faults ARGS="power-machine --seed 4711"      one row again, with its seed
+    make faults ARGS="--keep"                         all rows; results are added to bench/results/faults.jsonl
+    make faults ARGS="--report"                       this page, from those results
+    make faults-smoke                                 four small rows
+
+A seed fixes what is struck, when and for how long; processes and the network keep their own timing, so a seed repeats a
+run's course, not its every step.
+
+*Power cut* means more than a kill: after the kill everything is taken away that no fsync had covered. A small C shim
+(`bench/faults/shim.c`, LD_PRELOAD) notes how much of each file an fsync has covered; Redis' append-only file is cut
+back to that. Postgres gets the data of a base copy from before its first start and its log up to the flush position,
+asked while all its processes stand still. *Disk full* and *fsync +200 ms* are done by the same shim, *clocks* by
+libfaketime, *partitions* by relays of ours between each process and each store, silent or resetting. *Failover*:
+replication is silenced, 0–3 s later the primary is killed and the replica promoted behind the relay.
+"""
 
 
 def write() -> None:
-    pass
+    """Make the page anew."""
+    results = [json.loads(line) for line in RESULTS.read_text().splitlines()]
+    PAGE.write_text(page(results))
+
+
+def page(results: Sequence[dict[str, Any]]) -> str:
+    ran = [one for one in results if not one["skipped"]]
+    parts = [HEAD, "## All runs together\n", totals(ran), "\n## Row by row\n", TABLE]
+    by_row: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for one in results:
+        by_row[one["row"]].append(one)
+    parts += [row(name, some) for name, some in by_row.items()]
+    broken = [f"- {one['row']}, seed {one['seed']}: {fault}" for one in ran for fault in one["broken"]]
+    parts += ["\n## Promises that did not hold in these runs\n", *(broken or ["None."])]
+    return "\n".join(parts) + "\n"
+
+
+def totals(ran: Sequence[dict[str, Any]]) -> str:
+    strikes = sum((Counter(one["strikes"]) for one in ran), Counter[str]())
+    figures = {
+        name: sum(count for what, count in strikes.items() if what.startswith(prefixes))
+        for name, prefixes in GROUPS.items()
+    }
+    figures |= {"requests": _sum(ran, "requests"), "units sold": _sum(ran, "orders")}
+    figures |= {"oversold": _sum(ran, "oversold"), "acknowledged orders lost": _sum(ran, "lost")}
+    figures |= {"double charges": _sum(ran, "doubled")}
+    figures |= {"charged without an order or a refund": _sum(ran, "charged_for_nothing")}
+    lines = ["| what | count |", "|---|---|", *(f"| {name} | {count:,} |" for name, count in figures.items())]
+    hours = _sum(ran, "took_s") / 3600
+    return "\n".join([*lines, "", f"{len(ran)} runs, {hours:.1f} hours in all."])
+
+
+def row(name: str, some: Sequence[dict[str, Any]]) -> str:
+    ran = [one for one in some if not one["skipped"]]
+    if not ran:
+        return f"| {name} | {some[-1]['how']} | skipped: {some[-1]['skipped']} |||||||||||"
+    strikes = sum((Counter(one["strikes"]) for one in ran), Counter[str]())
+    struck = ", ".join(f"{what} {count:,}" for what, count in strikes.items())
+    columns = ("requests", "unknown", "orders", "oversold", "lost", "doubled", "charged_for_nothing")
+    figures = " | ".join(f"{_sum(ran, column):,}" for column in columns)
+    seeds = ", ".join(str(one["seed"]) for one in ran)
+    return f"| {name} | {ran[-1]['how']} | {len(ran)} | {struck} | {figures} | {seeds} |"
+
+
+def _sum(ran: Sequence[dict[str, Any]], column: str) -> Any:
+    return sum(one[column] for one in ran)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import random
 import time
 from collections import Counter
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.crowd import Habits, Log, run_crowd
-from bench.faults import strikes, verdict
+from bench.faults import crowding, strikes, verdict
 from bench.faults.power import NoCompiler, shim
 from bench.faults.strikes import Strike, Trial, heal
 from bench.faults.world import FAKETIME, Parts, World, world
@@ -50,6 +51,10 @@ class Row:
     rarer: float = 1.0
     # The longest that one strike lasts, where the scale's does not fit.
     lasts_s: float | None = None
+    # What of the scale is otherwise in this row.
+    scale: dict[str, Any] = field(default_factory=dict)
+    # The strike comes to its own end, and is waited for.
+    has_an_end: bool = False
     judge_more: Callable[[World, Trial, list[Log]], Any] | None = None
 
     def skipped(self) -> str | None:
@@ -94,12 +99,12 @@ async def run_row(row: Row, scale: Scale, seed: int) -> Result:
         result.skipped = reason
         return result
     began = time.monotonic()
+    scale = dataclasses.replace(scale, **row.scale)
     async with world(row.parts) as one:
         trial = Trial(one, random.Random(seed), scale.every_s * row.rarer, row.lasts_s or scale.lasts_s)
         tokens = await one.tokens(scale.buyers)
-        logs = []
-        for number in range(scale.sales):
-            logs.append(await _sale(trial, row, scale, f"{row.name}-{seed}-{number + 1}", tokens, result))
+        sales = [f"{row.name}-{seed}-{number + 1}" for number in range(scale.sales)]
+        logs = [await _sale(trial, row, scale, sale, tokens, result) for sale in sales]
         if row.judge_more is not None:
             result.broken += await row.judge_more(one, trial, logs)
         result.broken += trial.faults
@@ -113,16 +118,18 @@ async def _sale(trial: Trial, row: Row, scale: Scale, sale: str, tokens: list[st
     product = await one.create_sale(sale, units=scale.units, rate=scale.rate, cap=scale.units)
     habits = _with_patience(row.habits, scale.patience_s)
     side = asyncio.create_task(row.strike(trial, sale), name=f"strike {row.name}")
-    log = await _crowd_or_strike(run_crowd(one.base, sale, product, tokens, habits), side)
-    side.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await side
+    crowd = run_crowd(one.base, sale, product, tokens, habits)
+    if row.has_an_end:
+        log, _ = await asyncio.gather(crowd, side)
+    else:
+        log = await _crowd_or_strike(crowd, side)
+        side.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await side
     await heal(trial)
     findings = await _drained(one, sale)
     found = await verdict.decide(
-        verdict.Asked(
-            one.url("postgres"), one.sandbox, one.url("line"), one.url("shop"), one.base, sale, product, scale.units
-        ),
+        verdict.Asked.of(one, sale, product, scale.units),
         log,
     )
     _add(result, log, found)
@@ -208,17 +215,17 @@ ROWS = {
         Row("power-shop", "power cut: the shop's append-only file back to its last fsync", strikes.power("shop"),
             WITH_DISKS, rarer=2),
         Row("power-line", "power cut: the line's append-only file back to its last fsync", strikes.power("line"),
-            WITH_DISKS, rarer=2),
+            WITH_DISKS, rarer=6),
         Row("power-postgres", "power cut: base copy, log up to its flush position", strikes.power("postgres"),
             WITH_DISKS, rarer=3),
-        Row("power-machine", "power cut of everything at once", strikes.power("all"), WITH_DISKS, rarer=5),
+        Row("power-machine", "power cut of everything at once", strikes.power("all"), WITH_DISKS, rarer=8),
         Row("failover-shop", "replica stalled 0–3 s, primary killed, replica promoted", strikes.failover("shop"),
             Parts(links="store"), rarer=2, lasts_s=3.0),
         Row("failover-line", "replica stalled 0–3 s, primary killed, replica promoted", strikes.failover("line"),
-            Parts(links="store"), rarer=2, lasts_s=3.0),
-        Row("flushall", "FLUSHALL of shop and line in turn", strikes.flush_all("shop", "line"), rarer=4),
+            Parts(links="store"), rarer=6, lasts_s=3.0),
+        Row("flushall", "FLUSHALL of shop and line in turn", strikes.flush_all("shop", "line"), rarer=6),
         Row("older-file", "an older append-only file restored, of shop and line in turn",
-            strikes.older_file("shop", "line"), rarer=4),
+            strikes.older_file("shop", "line"), rarer=6),
         Row("postgres-away", "Postgres killed and kept away", strikes.away("postgres"), rarer=4, lasts_s=15.0),
         Row("partition-silent", "each process–store pair in turn: connected and silent",
             strikes.partition(silent=True), Parts(links="pair")),
@@ -242,6 +249,13 @@ ROWS = {
             judge_more=_no_confirmation_failed),
         Row("chaos-requests", "1–5 copies of every request, shuffled, late; provider loses, delays, declines",
             strikes.kill("web", "worker"), Parts(workers=2), CHAOS, rarer=3),
+        Row("slow-clients", "silent, partial and dripping connections; streams that nobody reads",
+            crowding.slow_clients, has_an_end=True),
+        Row("join-flood", "300 joins a second of another sale beside the checkout", crowding.join_flood),
+        Row("last-unit", "one unit, everyone at once, again and again", crowding.nothing,
+            habits=Habits(arrive_s=0.5), scale={"units": 1, "rate": 5000.0, "buyers": 1000, "sales": 5}),
+        Row("expiry-storm", "2,000 holds lapse in one instant while some of them are being paid",
+            crowding.expiry_storm(2_000), has_an_end=True),
         Row("poison", "entries nobody can read among the events", strikes.poison, rarer=0.2,
             judge_more=_poison_is_kept),
     )

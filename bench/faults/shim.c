@@ -14,6 +14,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
@@ -30,6 +31,8 @@ __attribute__((constructor)) static void begin(void) {
   control = &nothing;
   folder = getenv("FAULT_DISK");
   if (folder == NULL) return;
+  /* A copy: Redis writes its title over the environment. */
+  folder = strdup(folder);
   snprintf(path, sizeof path, "%s/control", folder);
   int file = open(path, O_RDONLY | O_CLOEXEC);
   if (file < 0) return;

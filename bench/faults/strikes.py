@@ -1,5 +1,5 @@
-"""What is done to a world while a sale lasts. Each strike is a coroutine that goes on until it is cancelled; whatever it
-leaves behind is mended by `heal`. `counts` says how often what was done."""
+"""What is done to a world while a sale lasts. Each strike is a coroutine that goes on until it is cancelled; whatever
+it leaves behind is mended by `heal`. `counts` says how often what was done."""
 
 from __future__ import annotations
 

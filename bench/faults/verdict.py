@@ -1,7 +1,7 @@
 """What is decided about a sale from outside: the crowd's log, the public tables, the provider's book and the streams.
 
-Shares no code with the server, and adds to `bench/judge.py` (sold, lost, doubled, charged) what the other invariants say.
-A call that was not answered is unknown: it may or may not have happened, and nothing is concluded from it.
+Shares no code with the server, and adds to `bench/judge.py` (sold, lost, doubled, charged) what the other invariants
+say. A call that was not answered is unknown: it may or may not have happened, and nothing is concluded from it.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import asyncpg
 import redis.asyncio
 
 from bench.crowd import Log
+from bench.faults.world import World
 from bench.judge import judge
-
 
 
 @dataclass
@@ -46,6 +46,12 @@ class Asked:
     product: str
     stock: int
     limit: int = 1
+
+    @classmethod
+    def of(cls, one: World, sale: str, product: str, stock: int) -> Asked:
+        """A sale of that world."""
+        urls = (one.url("postgres"), one.sandbox, one.url("line"), one.url("shop"), one.base)
+        return cls(*urls, sale, product, stock)
 
 
 async def decide(asked: Asked, log: Log) -> Found:

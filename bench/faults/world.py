@@ -103,9 +103,10 @@ class World:
         await self.command("sale", "create", str(file))
         return f"{sale}-1"
 
-    async def tokens(self, count: int) -> list[str]:
+    async def tokens(self, count: int, first: int = 1) -> list[str]:
         """Access tokens of accounts made for load, valid for hours."""
-        return (await self.command("tokens", "--count", str(count), "--ttl", "6h")).split()
+        asked = ("tokens", "--count", str(count), "--from", str(first), "--ttl", "6h")
+        return (await self.command(*asked)).split()
 
     async def audit(self, sale: str) -> list[dict[str, Any]]:
         """What `onsale audit SALE --json` found, one entry for each invariant."""
