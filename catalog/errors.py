@@ -15,6 +15,34 @@ class ProductUnknown(CatalogError):
     """There is no such product."""
 
 
+class ProductExists(CatalogError):
+    """There is a product with this id already."""
+
+
+class ProductInSale(CatalogError):
+    """The product is part of a sale that has not ended: take it out first."""
+
+
+class ProductUnavailable(CatalogError):
+    """The product is not sold now."""
+
+
+class NotEnoughStock(CatalogError):
+    """Not so many units are free."""
+
+
+class VendorUnknown(CatalogError):
+    """There is no such vendor."""
+
+
+class VendorExists(CatalogError):
+    """This account has an active vendor already."""
+
+
+class VendorMissing(CatalogError):
+    """You have no vendor yet: make one first."""
+
+
 class SaleExists(CatalogError):
     """There is a sale with this id already."""
 

@@ -103,14 +103,14 @@ def rate_centi(rate_per_second: float) -> int | None:
 def new_sale(file: SaleFile) -> NewSale:
     """Check what types cannot say. Raises InvalidRequest with every flaw found."""
     flaws: list[Flaw] = []
-    opens_at_ms = _moment(file.sale.opens_at, "#/sale/opens_at", flaws, may_be_now=True)
-    closes_at_ms = _moment(file.sale.closes_at, "#/sale/closes_at", flaws, may_be_now=False)
+    opens_at_ms = moment_ms(file.sale.opens_at, "#/sale/opens_at", flaws, may_be_now=True)
+    closes_at_ms = moment_ms(file.sale.closes_at, "#/sale/closes_at", flaws)
     if opens_at_ms is not None and closes_at_ms is not None and closes_at_ms <= opens_at_ms:
         flaws.append(Flaw("#/sale/closes_at", "out_of_range", "closes_at must be after opens_at"))
     centi = rate_centi(file.admission.rate_per_second)
     if centi is None:
         flaws.append(Flaw("#/admission/rate_per_second", "out_of_range", "steps of 0.01 a second"))
-    sale_id = file.sale.id or _slug(file.sale.title)
+    sale_id = file.sale.id or slug(file.sale.title)
     items = tuple(_item(n, item, sale_id, flaws) for n, item in enumerate(file.items))
     _check_together(items, flaws)
     refunding = None if file.refunding is None else _refunding(file.refunding, flaws)
@@ -213,7 +213,8 @@ def _day(value: str, pointer: str, flaws: list[Flaw]) -> date | None:
         return None
 
 
-def _moment(value: str, pointer: str, flaws: list[Flaw], *, may_be_now: bool) -> int | None:
+def moment_ms(value: str, pointer: str, flaws: list[Flaw], *, may_be_now: bool = False) -> int | None:
+    """Unix milliseconds of a time that people wrote; None for "now", and for what is no time: then with a flaw."""
     if value == "now" and may_be_now:
         return None
     try:
@@ -231,10 +232,10 @@ def _moment(value: str, pointer: str, flaws: list[Flaw], *, may_be_now: bool) ->
     return at_ms
 
 
-def _slug(title: str) -> str:
-    """An id from a title, with a few random letters, so that two sales of one title do not collide."""
+def slug(title: str, otherwise: str = "sale") -> str:
+    """An id from a title, with a few random letters, so that two of one title do not collide."""
     plain = unicodedata.normalize("NFKD", title).encode("ascii", "ignore").decode().lower()
-    words = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:50].strip("-") or "sale"
+    words = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:50].strip("-") or otherwise
     return f"{words}-{secrets.token_hex(3)}"
 
 

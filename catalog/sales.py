@@ -25,6 +25,11 @@ from onsale.migrations.sql import load_queries
 SQL = load_queries("onsale.catalog", "sales.sql")
 
 
+# The seller of ordinary products: a row beside the sales, with stock and orders, without a line. Nobody can choose this
+# id.
+SHOP = "_shop"
+
+
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """How a line lets people in. `rate_centi` is admissions per 100 seconds: the rate in hundredths per second."""
 
@@ -97,9 +102,18 @@ class Sale(msgspec.Struct, frozen=True, kw_only=True):
     items: tuple[SaleItem, ...]
     refunding: RefundPolicy = RefundPolicy()
 
+    @property
+    def is_shop(self) -> bool:
+        """Whether this is no sale but the shop of ordinary products."""
+        return self.id == SHOP
+
     def state(self, now_ms: int) -> SaleState:
         """By the clock at `now_ms`."""
         return state_at(now_ms, opens_at_ms=self.opens_at_ms, closes_at_ms=self.closes_at_ms, is_draining=self.draining)
+
+    def is_selling(self, now_ms: int) -> bool:
+        """Whether it sells at `now_ms`, to whoever is in line."""
+        return self.state(now_ms) in (SaleState.OPEN, SaleState.DRAINING)
 
     def item(self, product: str) -> SaleItem | None:
         """The item of that product, or None."""
@@ -154,31 +168,50 @@ READ_WITHIN_S = 0.6
 
 
 class SaleBook:
-    """All sales, in memory. `refresh()` is called each half second, and at once by whoever met a newer epoch."""
+    """All sales, in memory. `refresh()` is called each half second, and at once by whoever met a newer epoch.
+
+    What people name and see are sales; what has stock and orders are *sellers*: every sale, and the shop of ordinary
+    products, whose items are too many to be kept here.
+    """
 
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
-        self._sales: dict[str, Sale] = {}
+        self._sellers: dict[str, Sale] = {}
+        self._sales: tuple[Sale, ...] = ()
         self._by_no: dict[int, Sale] = {}
         self._refreshing: asyncio.Task[None] | None = None
 
     def get(self, sale: str) -> Sale:
-        """Raises SaleUnknown."""
+        """A sale that people may name. Raises SaleUnknown, for the shop too."""
+        if sale == SHOP:
+            raise SaleUnknown
+        return self.seller(sale)
+
+    def seller(self, seller: str) -> Sale:
+        """A sale, or the shop. Raises SaleUnknown."""
         try:
-            return self._sales[sale]
+            return self._sellers[seller]
         except KeyError:
             raise SaleUnknown from None
 
+    def shop(self) -> Sale:
+        """The seller of ordinary products."""
+        return self.seller(SHOP)
+
     def by_no(self, no: int) -> Sale:
-        """By the number that ids carry. Raises SaleUnknown."""
+        """A seller by the number that ids carry. Raises SaleUnknown."""
         try:
             return self._by_no[no]
         except KeyError:
             raise SaleUnknown from None
 
     def all(self) -> tuple[Sale, ...]:
-        """Oldest first."""
-        return tuple(self._sales.values())
+        """Every sale, oldest first."""
+        return self._sales
+
+    def sellers(self) -> tuple[Sale, ...]:
+        """Every sale, and the shop."""
+        return tuple(self._sellers.values())
 
     async def refresh(self) -> None:
         """Read every sale anew. Callers at the same moment share one query."""
@@ -203,9 +236,10 @@ class SaleBook:
                 await asyncio.sleep(READ_WITHIN_S)
 
     async def _read(self) -> None:
-        sales = [_sale(row) for row in await self._pool.fetch(SQL.sales_all)]
-        self._sales = {sale.id: sale for sale in sales}
-        self._by_no = {sale.no: sale for sale in sales}
+        sellers = [_sale(row) for row in await self._pool.fetch(SQL.sales_all)]
+        self._sellers = {seller.id: seller for seller in sellers}
+        self._sales = tuple(seller for seller in sellers if not seller.is_shop)
+        self._by_no = {seller.no: seller for seller in sellers}
 
 
 async def create_sale(pool: asyncpg.Pool, new: NewSale, created_by: str) -> str:

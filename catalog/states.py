@@ -1,4 +1,5 @@
-"""States of a sale as the clock sees them. Who is let in, and whether anything is left, is the line's to say."""
+"""States of a sale as the clock sees them, and of a product as people see it. Who is let in, and whether anything of a
+sale is left, is the line's to say."""
 
 from __future__ import annotations
 
@@ -10,3 +11,10 @@ class SaleState(StrEnum):
     OPEN = "open"  # -> draining by an operator; -> ended at closes_at
     DRAINING = "draining"  # nobody joins any more; -> ended at closes_at
     ENDED = "ended"  # final, unless an operator opens it again before closes_at
+
+
+class ProductState(StrEnum):
+    AVAILABLE = "available"  # -> out_of_stock when the record has no unit left
+    ON_SALE = "on_sale"  # an open sale has it, decided at the request
+    OUT_OF_STOCK = "out_of_stock"  # -> available by units that come
+    DISCONTINUED = "discontinued"  # by its vendor, who may take that back; not listed

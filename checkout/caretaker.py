@@ -34,7 +34,7 @@ class Caretaker:
 
     async def tick(self) -> CareTick:
         """One round over all sales. One that cannot be asked waits for the next and keeps no other waiting."""
-        ticks = [await self._care(sale) for sale in self._book.all()]
+        ticks = [await self._care(sale) for sale in self._book.sellers()]
         return CareTick(
             terms_changed=sum(tick.terms_changed for tick in ticks),
             more=any(tick.more for tick in ticks),

@@ -45,7 +45,7 @@ class ClosingsKeeper:
 
     async def tick(self) -> ClosingsTick:
         """One batch of each sale. Raises what Postgres raises; then the same batch is read again."""
-        present = [ShopKeys(sale.id, sale.shop_epoch) for sale in self._book.all() if sale.shop_epoch > 0]
+        present = [ShopKeys(sale.id, sale.shop_epoch) for sale in self._book.sellers() if sale.shop_epoch > 0]
         self._cursors = {keys: self._cursors.get(keys, BEGINNING) for keys in present}
         ticks = [await self._keep(keys) for keys in present]
         return ClosingsTick(

@@ -102,7 +102,7 @@ class Completer:
         refunded = await self._each(self._refund, refunds)
         refusals = await self._backlog.refusals(policy.refusal_grace_ms, policy.batch_max)
         settled = await self._each(self._refusal, refusals)
-        strays = await self._each(self._strays, [sale.id for sale in self._book.all()])
+        strays = await self._each(self._strays, [sale.id for sale in self._book.sellers()])
         return CompleteTick(
             attempts=sum(endings),
             unanswered=len(attempts) - sum(endings),

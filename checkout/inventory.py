@@ -303,10 +303,10 @@ class Inventory:
         _must(reply)
         return StockFigures(*row)
 
-    async def free(self, sale: str) -> dict[str, int]:
-        """Units free of each product of the sale."""
+    async def free(self, sale: str, products: Sequence[str] = ()) -> dict[str, int]:
+        """Units free of these products of the sale, those it has; of all where none is named."""
         with _store_errors():
-            reply, row = await self._scripts.stock_free(self._keys_of(sale))
+            reply, row = await self._scripts.stock_free(self._keys_of(sale), products)
         _must(reply)
         return {product.decode(): units for product, units in zip(row[::2], row[1::2], strict=True)}
 
@@ -341,8 +341,8 @@ class Inventory:
         return [_closing(entry) for entry in row]
 
     async def move_stock(self, keys: ShopKeys, move: str, product: str, quantity: int) -> bool:
-        """Add units to an item (making it), or take free ones away (`quantity` < 0); applied once per `move`. False
-        when it was applied before. Raises SoldOut (not so many free; not applied), ProductUnknown."""
+        """Add units to an item (making it), or take free ones away (`quantity` < 0); decided once per `move`. False
+        when it was applied before. Raises SoldOut (not so many free; never to be applied), ProductUnknown."""
         with _store_errors():
             reply, row = await self._scripts.move_stock(keys, move, product, quantity)
         if reply is not Reply.OK:

@@ -187,7 +187,7 @@ class Reads:
 
     def _merged(self, view: OrderView | None, row: OrderRow | None) -> Present:
         if row is not None and (view is None or _is_caught_up(row, view)):
-            limit = 1 if row.sale is None else self._book.get(row.sale).limit_per_buyer
+            limit = 1 if row.sale is None else self._book.seller(row.sale).limit_per_buyer
             # A rebuild gives holds more time, in Redis alone.
             expires_at_ms = row.expires_at_ms if view is None else view.expires_at_ms
             return Present(row.doc(limit), row.state, expires_at_ms, True, row)

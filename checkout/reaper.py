@@ -38,7 +38,7 @@ class Reaper:
     async def tick(self) -> ReapTick:
         """Lapse what is due, a batch of each sale in turn, so that no sale waits for another's storm. A sale that
         cannot be asked waits for the next tick."""
-        due = [ShopKeys(sale.id, sale.shop_epoch) for sale in self._book.all()]
+        due = [ShopKeys(sale.id, sale.shop_epoch) for sale in self._book.sellers()]
         expired, postponed = 0, list[str]()
         for _ in range(ROUNDS_MAX):
             round_ = {keys: await self._lapse(keys) for keys in due}

@@ -71,7 +71,7 @@ class Shop:
 
     def keys(self, sale: str) -> ShopKeys:
         """Raises SaleUnknown."""
-        return ShopKeys(sale, self._book.get(sale).shop_epoch)
+        return ShopKeys(sale, self._book.seller(sale).shop_epoch)
 
     async def ask(self, sale: str, call: Callable[[ShopKeys], Awaitable[Answer]]) -> Answer:
         """Raises ShopRecovering when the sale is being rebuilt now, and what the call raises."""

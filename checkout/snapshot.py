@@ -38,7 +38,13 @@ class ShopTerms:
     @classmethod
     def of(cls, sale: Sale) -> Self:
         """The terms of a sale with its effective hours."""
-        return cls(sale.opens_at_ms, sale.closes_at_ms, sale.limit_per_buyer, sale.hold_ttl_s * 1000)
+        return cls(
+            sale.opens_at_ms,
+            sale.closes_at_ms,
+            sale.limit_per_buyer,
+            sale.hold_ttl_s * 1000,
+            pass_required=not sale.is_shop,
+        )
 
     def fields(self) -> list[tuple[str, int]]:
         """As the sale's `meta` has them."""

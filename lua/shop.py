@@ -192,9 +192,9 @@ class ShopScripts:
         """OK, free, held, claimed, sold, now_ms."""
         return _row(await self._call("figures", keys))
 
-    async def stock_free(self, keys: ShopKeys) -> Row:
-        """OK, product, free, product, free, …"""
-        return _row(await self._call("stock_free", keys))
+    async def stock_free(self, keys: ShopKeys, products: Sequence[str]) -> Row:
+        """OK, product, free, product, free, … of these products, or of all where none is named."""
+        return _row(await self._call("stock_free", keys, _pack(products)))
 
     async def claiming(self, keys: ShopKeys, cursor: str, count: int, older_ms: int) -> Row:
         """OK, next cursor, order, attempt, event_id, …"""
@@ -209,7 +209,7 @@ class ShopScripts:
         return _row(await self._call("closings", keys, after, count))
 
     async def move_stock(self, keys: ShopKeys, move: str, product: str, quantity: int) -> Row:
-        """OK, is_replay | SOLD_OUT (not so many free) | UNKNOWN (no such product to take from)."""
+        """OK, is_replay | SOLD_OUT (not so many free, now or when it was first tried) | UNKNOWN (no such product)."""
         return _row(await self._call("move_stock", keys, move, product, quantity))
 
     async def restock(self, keys: ShopKeys, items: Sequence[Restock]) -> list[Row]:

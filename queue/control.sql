@@ -6,14 +6,14 @@ SELECT policy::text AS policy, policy_version, paused_by, revert_to::text AS rev
          AS opens_at_ms,
        (extract(epoch FROM closes_at - make_interval(secs => offset_ms / 1000.0)) * 1000)::bigint AS closes_at_ms,
        (extract(epoch FROM now()) * 1000)::bigint AS now_ms
-  FROM sales CROSS JOIN clock WHERE id = $1 FOR UPDATE OF sales;
+  FROM sales CROSS JOIN clock WHERE id = $1 AND id <> '_shop' FOR UPDATE OF sales;
 
 -- admission --
 -- The settings of a sale's line with who changed them last.
 SELECT policy::text AS policy, policy_version, paused_by, policy_changed_by,
        (extract(epoch FROM policy_changed_at) * 1000)::bigint AS changed_at_ms,
        (extract(epoch FROM revert_at) * 1000)::bigint AS revert_at_ms
-  FROM sales WHERE id = $1;
+  FROM sales WHERE id = $1 AND id <> '_shop';
 
 -- policy_set --
 -- Other settings; the row is locked and its version was compared.

@@ -27,9 +27,14 @@ from onsale.auth.streamkeys import StreamKeys
 from onsale.auth.throttle import SignInThrottle
 from onsale.auth.tickets import Tickets
 from onsale.catalog import handlers as catalog
+from onsale.catalog import product_handlers as products
+from onsale.catalog.moves import Moves, ShopStock
+from onsale.catalog.products import Products
+from onsale.catalog.vendors import Vendors
 from onsale.checkout import handlers as checkout
 from onsale.checkout.aftersale import AfterSale
 from onsale.checkout.flow import CheckoutFlow
+from onsale.checkout.mover import StockMover
 from onsale.checkout.reads import Reads
 from onsale.checkout.record.lag import RecordLag
 from onsale.checkout.stock import StockBoard
@@ -135,6 +140,7 @@ async def _open(app: web.Application) -> AsyncIterator[None]:
         loops = Loops(tick_observer(metrics, readers.of(metrics)), metrics.on_failure)
         revocations = _open_auth(app, rooms, loops, closing)
         _open_line(app, rooms, revocations, loops, closing)
+        _open_catalogue(app, rooms)
         flow = _open_checkout(app, rooms)
         add_shared_loops(rooms, loops)
         loops.add("key_signs", key_signs.tick, MINUTE_MS)
@@ -179,7 +185,6 @@ def _open_line(
     teller = Teller(rooms.line, feed, presence, app[auth.TICKETS], app[auth.PASSES])
     streams = Streams(teller, feed, presence, StreamLimits(), revoked=revocations)
     app.on_shutdown.append(lambda _: streams.close())
-    app[catalog.BOOK] = rooms.book
     app[line.CONTROL] = Control(rooms.stores.line, rooms.stores.pool, rooms.book)
     app[line.FEED] = feed
     app[line.LINE] = rooms.line
@@ -205,6 +210,16 @@ def _document_ages_ms(feed: Feed) -> dict[str, int | None]:
     now_ms = feed.now_ms()
     lines = [line for line in feed.lines() if line.keys.epoch > 0 and not line.is_closed]
     return {line.sale.id: now_ms - line.frame.as_of_ms if line.frame else None for line in lines}
+
+
+def _open_catalogue(app: web.Application, rooms: Rooms) -> None:
+    pool = rooms.stores.pool
+    mover = StockMover(Moves(pool), rooms.inventory)
+    vendors = Vendors(pool)
+    app[catalog.BOOK] = rooms.book
+    app[products.VENDORS] = vendors
+    app[products.PRODUCTS] = Products(pool, vendors, mover)
+    app[products.SHOP_STOCK] = ShopStock(pool, mover)
 
 
 def _open_checkout(app: web.Application, rooms: Rooms) -> CheckoutFlow:

@@ -14,7 +14,7 @@ INSERT INTO secret_keys (kid) VALUES ($1) ON CONFLICT (kid) DO UPDATE SET last_a
 -- Keys that are not among ours any more, with a sale that was there in their time and has not ended.
 SELECT k.kid, min(s.id) AS sale
 FROM secret_keys k
-JOIN sales s ON s.created_at <= k.last_at AND coalesce(s.closed_at, s.closes_at) > now()
+JOIN sales s ON s.id <> '_shop' AND s.created_at <= k.last_at AND coalesce(s.closed_at, s.closes_at) > now()
 WHERE k.kid <> ALL ($1::text[])
 GROUP BY k.kid
 ORDER BY k.kid;

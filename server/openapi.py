@@ -34,6 +34,7 @@ WHO: Mapping[str, str] = {
     "buyer": "A signed-in account.",
     "joiner": "A signed-in account; anyone, where the sale takes guests.",
     "holder": "Whoever holds the ticket: by its token, or signed in as its buyer.",
+    "seller": "Vendors, for what is theirs; managers and masters.",
     "operator": "Managers and masters.",
     "pass": "Whoever holds a pass.",
 }
@@ -42,6 +43,7 @@ SECURITY: Mapping[str, list[dict[str, list[str]]]] = {
     "buyer": [{"bearer": []}, {"cookie": []}],
     "joiner": [{"bearer": []}, {"cookie": []}, {"ticket_token": []}, {}],
     "holder": [{"bearer": []}, {"cookie": []}, {"ticket_token": []}],
+    "seller": [{"bearer": []}, {"cookie": []}],
     "operator": [{"bearer": []}, {"cookie": []}],
     "pass": [{"admission_pass": []}],
 }
@@ -50,6 +52,7 @@ WHO_PROBLEMS: Mapping[str, tuple[type[BaseException], ...]] = {
     "buyer": (auth.Unauthenticated, auth.EmailUnverified),
     "joiner": (auth.Unauthenticated, auth.EmailUnverified, auth.NotFound),
     "holder": (auth.Unauthenticated, auth.EmailUnverified, auth.NotFound),
+    "seller": (auth.Unauthenticated, auth.EmailUnverified, auth.Forbidden),
     "operator": (auth.Unauthenticated, auth.EmailUnverified, auth.Forbidden),
     "pass": (),
 }
@@ -154,7 +157,7 @@ def problems_of(route: Route) -> frozenset[Problem]:
     if route.query or route.media == "application/json":
         # An unknown query name is refused wherever JSON is answered.
         kinds.append(auth.InvalidRequest)
-    if route.who in ("buyer", "joiner", "operator") and route.method != "GET":
+    if route.who in ("buyer", "joiner", "seller", "operator") and route.method != "GET":
         kinds.append(auth.CrossSite)
     if "{" in route.path:
         kinds.append(auth.NotFound)

@@ -153,7 +153,7 @@ async def rebuild(settings: Settings, sale: str) -> int:
         if tick.busy:
             raise RebuildBusy
         await rooms.book.refresh()
-        return rooms.book.get(sale).shop_epoch
+        return rooms.book.seller(sale).shop_epoch
 
 
 async def make_tokens(settings: Settings, *, count: int, first: int, ttl_ms: int, role: Role) -> list[str]:

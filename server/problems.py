@@ -69,6 +69,13 @@ PROBLEMS: Mapping[type[BaseException], Problem] = {
     # The catalogue.
     catalog.SaleUnknown: Problem(404, "sale_unknown"),
     catalog.ProductUnknown: Problem(404, "product_unknown"),
+    catalog.VendorUnknown: Problem(404, "vendor_unknown"),
+    catalog.VendorMissing: Problem(409, "vendor_missing"),
+    catalog.VendorExists: Problem(409, "vendor_exists"),
+    catalog.ProductExists: Problem(409, "product_exists"),
+    catalog.ProductInSale: Problem(409, "product_in_sale"),
+    catalog.ProductUnavailable: Problem(409, "product_unavailable"),
+    catalog.NotEnoughStock: Problem(409, "not_enough_stock"),
     catalog.SaleExists: Problem(409, "sale_exists"),
     catalog.SaleRunning: Problem(409, "sale_running"),
     catalog.SaleEnded: Problem(409, "sale_ended"),

@@ -22,12 +22,14 @@ from onsale.auth.janitor import JANITOR_INTERVAL_MS, Janitor
 from onsale.auth.letters import Letters
 from onsale.auth.mailer import FORGET_INTERVAL_MS, MAILER_INTERVAL_MS, Mailer, OutboxJanitor
 from onsale.auth.post import Post
+from onsale.catalog.moves import Moves
 from onsale.checkout.aftersale import AfterSale
 from onsale.checkout.backlog import Backlog
 from onsale.checkout.caretaker import Caretaker
 from onsale.checkout.closings import ClosingsKeeper
 from onsale.checkout.completer import Completer
 from onsale.checkout.delivery import Delivery
+from onsale.checkout.mover import StockMover
 from onsale.checkout.providers.sandbox_server import create_sandbox
 from onsale.checkout.reaper import Reaper
 from onsale.checkout.record.flusher import Flusher
@@ -129,6 +131,7 @@ def worker_loops(rooms: Rooms, loops: Loops) -> None:
     loops.add("restocker", restocker.tick, COMPLETE_INTERVAL_MS)
     loops.add("delivery", Delivery(stores.pool, AfterSale(stores.pool)).tick, SECOND_MS)
     loops.add("reaper", Reaper(rooms.inventory, rooms.book).tick, REAP_INTERVAL_MS)
+    loops.add("stock_mover", StockMover(Moves(stores.pool), rooms.inventory).tick, KEEP_INTERVAL_MS)
     loops.add("caretaker", Caretaker(rooms.inventory, rooms.book).tick, SECOND_MS)
     loops.add("janitor", Janitor(stores.pool).tick, JANITOR_INTERVAL_MS)
     lag = RecordLag(stores.shop, rooms.book)

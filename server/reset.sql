@@ -5,7 +5,7 @@
 UPDATE sales
    SET opened_at = NULL, closed_at = NULL, draining_at = NULL, message = NULL, paused_by = '{}',
        line_epoch = line_epoch + 1, shop_epoch = shop_epoch + 1, updated_at = now()
- WHERE id = $1
+ WHERE id = $1 AND id <> '_shop'
 RETURNING id;
 
 -- money_in_flight --

@@ -57,7 +57,7 @@ async def open_rooms(settings: Settings, stores: Stores) -> AsyncIterator[Rooms]
     book = SaleBook(stores.pool)
     await book.refresh()
     async with AsyncExitStack() as closing:
-        inventory = Inventory(stores.shop, lambda sale: ShopKeys(sale, book.get(sale).shop_epoch))
+        inventory = Inventory(stores.shop, lambda sale: ShopKeys(sale, book.seller(sale).shop_epoch))
         closing.push_async_callback(inventory.close)
         line = Line(stores.line, Numbering(stores.pool), Holders(stores.pool), inventory, book)
         closing.push_async_callback(line.close)

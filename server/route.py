@@ -10,7 +10,7 @@ from aiohttp import web
 
 from onsale.server.middleware import Handler
 
-Who = Literal["anyone", "buyer", "joiner", "holder", "operator", "pass"]
+Who = Literal["anyone", "buyer", "joiner", "holder", "seller", "operator", "pass"]
 Media = Literal["application/json", "text/event-stream", "text/html", "text/plain"]
 
 
@@ -58,6 +58,19 @@ class Route:
     def is_public(self) -> bool:
         """Whether pages of other sites may read it."""
         return self.method == "GET" and self.who == "anyone"
+
+
+LIMIT = Query("limit", {"type": "integer", "minimum": 1, "maximum": 100, "default": 20}, "How many at most.")
+
+
+def page(pattern: str) -> tuple[Query, Query]:
+    """What every list takes; how its cursors look is its own."""
+    cursor = {"type": "string", "pattern": f"^{pattern}$"}
+    return LIMIT, Query("cursor", cursor, "Where the page before ended: its `next_cursor`.")
+
+
+# Numbers; and ids of 16 bytes in base32, whose last letter has two bits to spare.
+PAGE, PAGE_BY_ID = page("[1-9][0-9]{0,8}"), page("[0-9a-v]{25}[048cgkos]")
 
 
 def add_routes(app: web.Application, routes: Iterable[Route]) -> None:

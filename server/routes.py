@@ -9,10 +9,6 @@ from onsale.auth import errors as auth_errors
 from onsale.auth import handlers as auth
 from onsale.auth import schemas as auth_schemas
 from onsale.catalog import errors as catalog_errors
-from onsale.catalog import handlers as catalog
-from onsale.catalog import schemas as catalog_schemas
-from onsale.catalog.salefile import SaleFile
-from onsale.catalog.states import SaleState
 from onsale.checkout import errors as checkout_errors
 from onsale.checkout import handlers as checkout
 from onsale.checkout import schemas as checkout_schemas
@@ -21,19 +17,8 @@ from onsale.queue import errors as line_errors
 from onsale.queue import handlers as line
 from onsale.queue import schemas as line_schemas
 from onsale.server import pages, shopfront
-from onsale.server.route import Query, Route
-
-LIMIT = Query("limit", {"type": "integer", "minimum": 1, "maximum": 100, "default": 20}, "How many at most.")
-
-
-def page(pattern: str) -> tuple[Query, Query]:
-    """What every list takes; how its cursors look is its own."""
-    cursor = {"type": "string", "pattern": f"^{pattern}$"}
-    return LIMIT, Query("cursor", cursor, "Where the page before ended: its `next_cursor`.")
-
-
-# Numbers; and ids of 16 bytes in base32, whose last letter has two bits to spare.
-PAGE, PAGE_BY_ID = page("[1-9][0-9]{0,8}"), page("[0-9a-v]{25}[048cgkos]")
+from onsale.server.catalogue_routes import CATALOGUE
+from onsale.server.route import PAGE, PAGE_BY_ID, Query, Route
 
 ACCOUNTS = (
     Route(
@@ -70,22 +55,6 @@ ACCOUNTS = (
     Route(
         "GET", "/.well-known/jwks.json", auth.show_keys, "show_keys", "The public keys of passes.",
         reply=auth_schemas.KeySet,
-    ),
-)  # fmt: skip
-
-CATALOGUE = (
-    Route(
-        "GET", "/v1/sales", catalog.list_sales, "list_sales", "Sales, newest first.",
-        reply=catalog_schemas.SaleList,
-        query=(*PAGE, Query("state", {"enum": list(SaleState)}, "Only sales in this state.")),
-    ),
-    Route(
-        "POST", "/v1/sales", catalog.create_sale, "create_sale", "Make a sale.", "operator",
-        body=SaleFile, reply=catalog_schemas.SaleReply, status=201, problems=(catalog_errors.SaleExists,),
-    ),
-    Route(
-        "GET", "/v1/sales/{sale}", catalog.show_sale, "show_sale", "One sale.",
-        reply=catalog_schemas.SaleReply, problems=(catalog_errors.SaleUnknown,),
     ),
 )  # fmt: skip
 

@@ -19,11 +19,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 STOREY = {"server": 3, "queue": 2, "checkout": 2, "catalog": 2, "auth": 1, "lua": 0, "migrations": 0, "web": 0}
 # What queue and checkout may know of the room beside them.
-WHAT_A_SALE_IS = re.compile(r"onsale\.catalog\.((sales|errors|states|schedule)\.\w+|handlers\.BOOK)")
+WHAT_A_SALE_IS = re.compile(r"onsale\.catalog\.((sales|errors|states|schedule|moves|offers)\.\w+|handlers\.BOOK)")
 FILES = sorted(path.relative_to(ROOT) for room in STOREY for path in (ROOT / room).rglob("*.py"))
 
 AIOHTTP = re.compile(
-    r"server/.*|\w+/handlers\.py|queue/stream\.py|auth/(middleware|requests)\.py|checkout/providers/.*"
+    r"server/.*|\w+/(\w+_)?handlers\.py|queue/stream\.py|auth/(middleware|requests)\.py|checkout/providers/.*"
 )
 # The scripts, the feeds, and those who are handed a client to call scripts on: never a handler or a pure file.
 REDIS = re.compile(

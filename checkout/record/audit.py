@@ -128,7 +128,7 @@ async def audit(
     """Check every invariant of one sale, or of all; `pause_s` lies between two looks at what seems wrong. Raises
     SaleUnknown."""
     await book.refresh()
-    wanted = {one.id for one in book.all()} if sale is None else {book.get(sale).id}
+    wanted = {one.id for one in book.sellers()} if sale is None else {book.seller(sale).id}
     stores = Stores(pool, line, shop, charges, chain, pause_s)
     findings = []
     for audited in await _sales(pool):

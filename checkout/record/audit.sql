@@ -14,8 +14,10 @@ SELECT i.product, i.stock, i.claimed, i.sold,
   FROM sale_items i WHERE i.sale = $1;
 
 -- moves_pending --
--- Stock moves that Redis is not known to have; those of an order go from sold to free.
-SELECT id, product, quantity, order_id IS NOT NULL AS is_return FROM stock_moves WHERE sale = $1 AND applied_epoch IS NULL ORDER BY id;
+-- Stock moves that one side is not known to have: Redis those that are counted, the record those that are asked for;
+-- those of an order go from sold to free.
+SELECT id, product, quantity, state, order_id IS NOT NULL AS is_return FROM stock_moves
+ WHERE sale = $1 AND applied_epoch IS NULL AND state <> 'refused' ORDER BY id;
 
 -- refusals_of --
 -- Claims refused in this epoch, and whether their units were put away.

@@ -44,7 +44,7 @@ class RecordLag:
         return LagTick(found)
 
     async def _look(self) -> dict[str, int]:
-        sales = [ShopKeys(sale.id, sale.shop_epoch) for sale in self._book.all() if sale.shop_epoch > 0]
+        sales = [ShopKeys(sale.id, sale.shop_epoch) for sale in self._book.sellers() if sale.shop_epoch > 0]
         if not sales:
             return {}
         async with self._redis.pipeline(transaction=False) as pipe:

@@ -104,7 +104,7 @@ class Rebuilder:
         one sale after all were tried."""
         await self._book.refresh()
         total, failure = RebuildTick(), None
-        for sale in self._book.all():
+        for sale in self._book.sellers():
             try:
                 if sale.shop_epoch == 0 or not await self._is_registered(ShopKeys(sale.id, sale.shop_epoch)):
                     total += await self._mend(sale.id)
@@ -118,7 +118,7 @@ class Rebuilder:
         """Make a sale's keys anew from the record, whatever state they are in. Traffic is refused as recovering for the
         while; what was written until then is recorded first. Raises SaleUnknown."""
         await self._book.refresh()
-        self._book.get(sale)
+        self._book.seller(sale)
         async with self._alone(sale) as is_ours:
             if not is_ours:
                 return RebuildTick(busy=(sale,))
@@ -227,7 +227,7 @@ class Rebuilder:
 
     async def _fence(self, sale: str, epoch: int) -> tuple[ShopSnapshot, int]:
         """Raise the epoch and read the whole sale in one transaction, its items locked."""
-        terms = ShopTerms.of(self._book.get(sale))
+        terms = ShopTerms.of(self._book.seller(sale))
         async with self._pool.acquire() as conn, conn.transaction():
             epoch_new = await self._raise_epoch(conn, sale, epoch)
             await conn.execute(SQL.watermarks_close, sale)

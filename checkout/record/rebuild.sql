@@ -39,12 +39,13 @@ INSERT INTO watermarks (sale, stream, epoch, upto) SELECT $1, stream, $2, upto F
 SELECT product, stock, sold FROM sale_items WHERE sale = $1 ORDER BY product FOR UPDATE;
 
 -- moves_count --
--- Stock moves that the counters hold already: never to be applied to the new keys.
-UPDATE stock_moves SET applied_epoch = $2 WHERE sale = $1 AND applied_epoch IS NULL;
+-- Stock moves that the counters hold already: never to be applied to the new keys. Units asked for are not among them:
+-- nobody has given them, and the new keys are asked anew.
+UPDATE stock_moves SET applied_epoch = $2 WHERE sale = $1 AND applied_epoch IS NULL AND state = 'counted';
 
 -- moves_of --
 -- All moves of the sale: a mover that repeats one finds it applied.
-SELECT id FROM stock_moves WHERE sale = $1 ORDER BY id;
+SELECT id FROM stock_moves WHERE sale = $1 AND state = 'counted' ORDER BY id;
 
 -- refusals_settle --
 -- The new keys are made without the refused claims: their units need not be put anywhere.
@@ -97,7 +98,8 @@ SELECT i.product, i.stock, i.claimed, i.sold,
        coalesce((SELECT sum(oi.quantity) FROM orders o JOIN order_items oi ON oi.order_id = o.id
                   WHERE o.sale = i.sale AND oi.product = i.product AND o.state = 'reserved'), 0)::bigint AS held,
        coalesce((SELECT sum(m.quantity) FROM stock_moves m
-                  WHERE m.sale = i.sale AND m.product = i.product AND m.applied_epoch IS NULL AND m.order_id IS NULL),
+                  WHERE m.sale = i.sale AND m.product = i.product AND m.applied_epoch IS NULL AND m.order_id IS NULL
+                    AND m.state = 'counted'),
                 0)::bigint AS moving,
        coalesce((SELECT sum(m.quantity) FROM stock_moves m
                   WHERE m.sale = i.sale AND m.product = i.product AND m.applied_epoch IS NULL AND m.order_id IS NOT NULL),

@@ -17,6 +17,7 @@ import asyncpg
 import msgspec
 from redis.asyncio import Redis
 
+from onsale.catalog.moves import MoveState
 from onsale.checkout.record.folding import Claim, Refusal
 from onsale.checkout.record.reading import (
     Claimed,
@@ -166,7 +167,10 @@ async def _expected(
         expected.stock[product] = row["stock"]
         expected.units.update({(product, where): row[where] for where in ("held", "claimed", "sold")})
     for row in moves:
-        if row["id"] in moment.applied:
+        is_applied = row["id"] in moment.applied
+        if row["state"] == MoveState.ASKED and is_applied:
+            expected.stock[row["product"]] += row["quantity"]
+        if row["state"] == MoveState.ASKED or is_applied:
             continue
         if row["is_return"]:
             expected.units[row["product"], "sold"] += row["quantity"]

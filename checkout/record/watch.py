@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from onsale.catalog.sales import SaleBook
+from onsale.catalog.sales import SHOP, SaleBook
 from onsale.checkout.ports import LinePause
 from onsale.checkout.record.lag import LagTick
 
@@ -43,7 +43,7 @@ class RecordWatch:
         """Compare every sale's lag with the bounds. Raises RedisError, StoreUnavailable."""
         lag_ms = (await self._look()).lag_ms
         held = {sale.id for sale in self._book.all() if PAUSE_HOLDER in sale.paused_by} | self._paused
-        late = tuple(sale for sale, ms in lag_ms.items() if ms >= PAUSE_AT_MS and sale not in held)
+        late = tuple(sale for sale, ms in lag_ms.items() if ms >= PAUSE_AT_MS and sale not in held and sale != SHOP)
         well = tuple(sale for sale in held if lag_ms.get(sale, PAUSE_AT_MS) <= RESUME_AT_MS)
         for sale in late:
             await self._line.pause(sale, PAUSE_HOLDER)

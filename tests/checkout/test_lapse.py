@@ -22,6 +22,7 @@ class SaleStub:
     closes_at_ms: int = TERMS.closes_at_ms
     limit_per_buyer: int = TERMS.limit_per_buyer
     hold_ttl_s: int = 600
+    is_shop: bool = False
 
 
 class BookStub:
@@ -30,7 +31,7 @@ class BookStub:
     def __init__(self, *sales: SaleStub) -> None:
         self._sales = sales
 
-    def all(self) -> tuple[SaleStub, ...]:
+    def sellers(self) -> tuple[SaleStub, ...]:
         return self._sales
 
 

@@ -207,13 +207,15 @@ async def test_a_new_item_is_made_by_its_first_units(shop: Shop) -> None:
 
 
 async def test_only_free_units_are_taken_away(shop: Shop) -> None:
-    """A unit somebody holds stays; the same move succeeds once it is free."""
+    """A unit somebody holds stays. A move that was refused stays refused, whoever carries it; another one succeeds."""
     held = await shop.reserve("ann", {"jacket": 1})
     with pytest.raises(errors.SoldOut):
         await shop.inventory.move_stock(KEYS, "m", "jacket", -10)
     await shop.inventory.release(KEYS, held.order, "ann")
 
-    assert await shop.inventory.move_stock(KEYS, "m", "jacket", -10)
+    with pytest.raises(errors.SoldOut):
+        await shop.inventory.move_stock(KEYS, "m", "jacket", -10)
+    assert await shop.inventory.move_stock(KEYS, "m2", "jacket", -10)
     assert {} == await shop.units()
 
 

@@ -171,6 +171,7 @@ async def test_wrong_amount_that_went_back_is_no_violation(checkout: Checkout) -
             checkout.redis,
             checkout.redis,
             checkout.book,
+            checkout.sale.id,
             charges=partial(book, refunded_at_ms),
             pause_s=0,
         )

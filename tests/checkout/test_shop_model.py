@@ -79,6 +79,7 @@ class ShopMachine(RuleBasedStateMachine):
         self.turns: dict[str, str] = {}
         self.closings: list[tuple[str, str]] = []
         self.moves: set[str] = set()
+        self.moves_refused: set[str] = set()
 
     async def _connect(self) -> Any:
         return connect(self.url)
@@ -387,7 +388,8 @@ class ShopMachine(RuleBasedStateMachine):
     )
     def move_stock(self, move: str, product: str, quantity: int) -> None:
         units, expected = self.units[product], move not in self.moves
-        if expected and units["free"] + quantity < 0:
+        if move in self.moves_refused or (expected and units["free"] + quantity < 0):
+            self.moves_refused.add(move)
             expected = errors.SoldOut
         elif expected:
             self.moves.add(move)

@@ -170,7 +170,7 @@ class Checkout:
         return Checkout(**(shared | changes))
 
     def keys_of(self, sale: str) -> ShopKeys:
-        return ShopKeys(sale, self.book.get(sale).shop_epoch)
+        return ShopKeys(sale, self.book.seller(sale).shop_epoch)
 
     @property
     def sale(self) -> Sale:
@@ -271,9 +271,9 @@ async def checkout_on(
     await pool.execute("UPDATE sales SET shop_epoch = 1, line_epoch = 1")
     await pool.execute("UPDATE stock_moves SET applied_epoch = 1")
     await book.refresh()
-    inventory = Inventory(redis, lambda sale: ShopKeys(sale, book.get(sale).shop_epoch))
-    terms = ShopTerms.of(book.get(SALE))
-    await inventory.load(ShopKeys(SALE, 1), ShopSnapshot(terms, (ItemUnits(PRODUCT, stock),)))
+    inventory = Inventory(redis, lambda sale: ShopKeys(sale, book.seller(sale).shop_epoch))
+    for seller, items in ((book.get(SALE), (ItemUnits(PRODUCT, stock),)), (book.shop(), ())):
+        await inventory.load(ShopKeys(seller.id, 1), ShopSnapshot(ShopTerms.of(seller), items))
     flusher = Flusher(pool, redis, line, inventory)
     feed = RecordFeed(redis, pool)
     checkout = Checkout(pool, redis, sandbox, book, inventory, feed, flusher, Orders(pool))

@@ -263,7 +263,7 @@ async def make_shop(
     async def make(sale: str = "drop", **more: Any) -> Shop:
         hand = await make_sale(sale, epoch=0, **more)
         book = SaleBook(database)
-        inventory = Inventory(shop_redis, lambda name: ShopKeys(name, book.get(name).shop_epoch))
+        inventory = Inventory(shop_redis, lambda name: ShopKeys(name, book.seller(name).shop_epoch))
         inventories.append(inventory)
         flusher = Flusher(database, shop_redis, line_redis, inventory)
         shop = Shop(hand, database, shop_redis, inventory, book, flusher)

@@ -1,0 +1,265 @@
+"""Vendors and products over HTTP: decode, one call, encode."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from aiohttp import web
+from msgspec import UNSET, UnsetType
+
+from onsale.auth.errors import Flaw, InvalidRequest
+from onsale.auth.identifiers import from_text
+from onsale.auth.identity import Identity
+from onsale.auth.middleware import require
+from onsale.auth.requests import (
+    PAGE_LIMIT_DEFAULT,
+    body,
+    idempotency_key,
+    page_limit,
+    query,
+    reply,
+    require_no_query,
+    whole,
+)
+from onsale.auth.roles import Role
+from onsale.catalog.handlers import BOOK
+from onsale.catalog.moves import Move, ShopStock, move_id
+from onsale.catalog.product_schemas import (
+    MoveReply,
+    ProductList,
+    ProductPatch,
+    ProductReply,
+    ProductRequest,
+    StockRequest,
+    VendorList,
+    VendorPatch,
+    VendorRequest,
+    product_reply,
+    vendor_reply,
+)
+from onsale.catalog.products import Asked, Product, Products
+from onsale.catalog.salefile import moment_ms, slug
+from onsale.catalog.sales import SaleBook
+from onsale.catalog.states import ProductState
+from onsale.catalog.vendors import OPERATORS, Vendors
+
+VENDORS = web.AppKey("vendors", Vendors)
+PRODUCTS = web.AppKey("products", Products)
+SHOP_STOCK = web.AppKey("shop_stock", ShopStock)
+
+CURSOR_MAX = 999_999_999
+AMOUNT_MAX = 2**53 - 1
+NEW_VENDOR = msgspec.json.Decoder(VendorRequest)
+VENDOR_PATCH = msgspec.json.Decoder(VendorPatch)
+NEW_PRODUCT = msgspec.json.Decoder(ProductRequest)
+PRODUCT_PATCH = msgspec.json.Decoder(ProductPatch)
+STOCK_CHANGE = msgspec.json.Decoder(StockRequest)
+SELLERS = (Role.VENDOR, Role.MANAGER, Role.MASTER)
+
+
+async def list_vendors(request: web.Request) -> web.Response:
+    """GET /v1/vendors"""
+    asked = query(request, limit=page_limit, cursor=_id_cursor)
+    limit: int = asked.get("limit", PAGE_LIMIT_DEFAULT)
+    found = await request.app[VENDORS].page(asked.get("cursor"), limit + 1)
+    page = [vendor_reply(vendor) for vendor in found[:limit]]
+    return reply(200, VendorList(page, page[-1].vendor if len(found) > limit else None))
+
+
+async def create_vendor(request: web.Request) -> web.Response:
+    """POST /v1/vendors"""
+    who = await require(request, *SELLERS)
+    require_no_query(request)
+    new = await body(request, NEW_VENDOR)
+    vendor = await request.app[VENDORS].create(_account_for(who, new), new.name, new.about)
+    return reply(201, vendor_reply(vendor), {"Location": f"/v1/vendors/{vendor.id}"})
+
+
+async def show_vendor(request: web.Request) -> web.Response:
+    """GET /v1/vendors/{vendor}"""
+    require_no_query(request)
+    return reply(200, vendor_reply(await request.app[VENDORS].get(request.match_info["vendor"])))
+
+
+async def edit_vendor(request: web.Request) -> web.Response:
+    """PATCH /v1/vendors/{vendor}"""
+    who = await require(request, *SELLERS)
+    require_no_query(request)
+    patch = await body(request, VENDOR_PATCH)
+    name, about = _given(patch.name), _given(patch.about)
+    return reply(200, vendor_reply(await request.app[VENDORS].edit(request.match_info["vendor"], who, name, about)))
+
+
+async def delete_vendor(request: web.Request) -> web.Response:
+    """DELETE /v1/vendors/{vendor}"""
+    who = await require(request, *SELLERS)
+    require_no_query(request)
+    await request.app[VENDORS].delete(request.match_info["vendor"], who)
+    return web.Response(status=204)
+
+
+async def list_products(request: web.Request) -> web.Response:
+    """GET /v1/products"""
+    asked = query(
+        request, limit=page_limit, cursor=_cursor, state=ProductState, vendor=str, price_min=_amount, price_max=_amount
+    )
+    limit: int = asked.get("limit", PAGE_LIMIT_DEFAULT)
+    on_sale = products_on_sale(request.app[BOOK], _now_ms())
+    found = await request.app[PRODUCTS].page(
+        Asked(
+            limit=limit + 1,
+            after=asked.get("cursor"),
+            state=asked.get("state"),
+            vendor=asked.get("vendor"),
+            price_min=asked.get("price_min"),
+            price_max=asked.get("price_max"),
+            on_sale=sorted(on_sale),
+        )
+    )
+    page = [product_reply(product, is_on_sale=product.product in on_sale) for product in found[:limit]]
+    return reply(200, ProductList(page, str(found[limit - 1].no) if len(found) > limit else None))
+
+
+async def create_product(request: web.Request) -> web.Response:
+    """POST /v1/products"""
+    who = await require(request, *SELLERS)
+    require_no_query(request)
+    new = await body(request, NEW_PRODUCT)
+    product = _new_product(new, await _vendor_for(request, who, new.vendor))
+    made = await request.app[PRODUCTS].create(product, new.stock)
+    return reply(201, _shown(request, made), {"Location": f"/v1/products/{made.product}"})
+
+
+async def show_product(request: web.Request) -> web.Response:
+    """GET /v1/products/{product}"""
+    require_no_query(request)
+    return reply(200, _shown(request, await request.app[PRODUCTS].get(request.match_info["product"])))
+
+
+async def edit_product(request: web.Request) -> web.Response:
+    """PATCH /v1/products/{product}"""
+    who = await require(request, *SELLERS)
+    require_no_query(request)
+    changes = _changes(await body(request, PRODUCT_PATCH))
+    product = await request.app[PRODUCTS].edit(request.match_info["product"], who, changes)
+    return reply(200, _shown(request, product))
+
+
+async def delete_product(request: web.Request) -> web.Response:
+    """DELETE /v1/products/{product}"""
+    who = await require(request, *SELLERS)
+    require_no_query(request)
+    await request.app[PRODUCTS].delete(request.match_info["product"], who)
+    return web.Response(status=204)
+
+
+async def change_stock(request: web.Request) -> web.Response:
+    """POST /v1/products/{product}/stock"""
+    who = await require(request, *SELLERS)
+    require_no_query(request)
+    key = idempotency_key(request)
+    change = await body(request, STOCK_CHANGE)
+    if change.quantity == 0:
+        raise InvalidRequest(Flaw("#/quantity", "out_of_range", "must not be zero"))
+    product = request.match_info["product"]
+    await request.app[PRODUCTS].require_edits(product, who)
+    move = move_id(who.account, request.path, key)
+    return move_reply(await request.app[SHOP_STOCK].change(move, product, change.quantity))
+
+
+def move_reply(move: Move) -> web.Response:
+    """200 when a move is done, 202 while it is on its way."""
+    return reply(200 if move.is_done else 202, MoveReply(move.id, move.product, move.quantity, move.is_done))
+
+
+def products_on_sale(book: SaleBook, now_ms: int) -> frozenset[str]:
+    """Every product that an open sale has at this moment."""
+    return frozenset(item.product for sale in book.all() if sale.is_selling(now_ms) for item in sale.items)
+
+
+def _shown(request: web.Request, product: Product) -> ProductReply:
+    return product_reply(product, is_on_sale=product.product in products_on_sale(request.app[BOOK], _now_ms()))
+
+
+def _account_for(who: Identity, new: VendorRequest) -> str:
+    if new.account is None or new.account == who.account:
+        return who.account
+    if who.role not in OPERATORS:
+        raise InvalidRequest(Flaw("#/account", "bad_value", "A vendor is made for oneself."))
+    return new.account
+
+
+async def _vendor_for(request: web.Request, who: Identity, vendor: str | None) -> str | None:
+    """Whose a new product is: a vendor's own, or whom an operator names."""
+    if who.role in OPERATORS:
+        return None if vendor is None else (await request.app[VENDORS].get(vendor)).id
+    own = (await request.app[VENDORS].of(who.account)).id
+    if vendor not in (None, own):
+        raise InvalidRequest(Flaw("#/vendor", "bad_value", "A vendor sells its own products."))
+    return own
+
+
+def _new_product(new: ProductRequest, vendor: str | None) -> Product:
+    available_from_ms, available_until_ms = _moments(new.available_from, new.available_until)
+    return Product(
+        product=new.product or slug(new.title, "product"),
+        no=0,
+        vendor=vendor,
+        title=new.title,
+        about=new.about,
+        image=new.image,
+        amount=new.price.amount,
+        currency=new.price.currency,
+        available_from_ms=available_from_ms,
+        available_until_ms=available_until_ms,
+    )
+
+
+def _changes(patch: ProductPatch) -> Mapping[str, Any]:
+    available_from_ms, available_until_ms = _moments(_given(patch.available_from), _given(patch.available_until))
+    fields: dict[str, tuple[object, Any]] = {
+        "title": (patch.title, patch.title),
+        "about": (patch.about, patch.about),
+        "image": (patch.image, patch.image),
+        "amount": (patch.price, getattr(patch.price, "amount", None)),
+        "currency": (patch.price, getattr(patch.price, "currency", None)),
+        "available_from_ms": (patch.available_from, available_from_ms),
+        "available_until_ms": (patch.available_until, available_until_ms),
+        "is_discontinued": (patch.discontinued, patch.discontinued),
+    }
+    return {name: value for name, (given, value) in fields.items() if given is not UNSET}
+
+
+def _moments(available_from: str | None, available_until: str | None) -> tuple[int, int]:
+    flaws: list[Flaw] = []
+    from_ms = moment_ms(available_from, "#/available_from", flaws) if available_from else 0
+    until_ms = moment_ms(available_until, "#/available_until", flaws) if available_until else 0
+    if not flaws and from_ms and until_ms and until_ms <= from_ms:
+        flaws.append(Flaw("#/available_until", "out_of_range", "must be after available_from"))
+    if flaws:
+        raise InvalidRequest(*flaws)
+    return from_ms or 0, until_ms or 0
+
+
+def _given(value: Any | UnsetType) -> Any:
+    return None if value is UNSET else value
+
+
+def _cursor(text: str) -> int:
+    return whole(text, 1, CURSOR_MAX)
+
+
+def _amount(text: str) -> int:
+    return whole(text, 0, AMOUNT_MAX)
+
+
+def _id_cursor(text: str) -> str:
+    from_text(text, 16)
+    return text
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

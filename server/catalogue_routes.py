@@ -1,0 +1,95 @@
+"""The catalogue's part of the table of paths: vendors, products, sales and their items. `routes.py` joins it."""
+
+from __future__ import annotations
+
+from onsale.catalog import errors as catalog_errors
+from onsale.catalog import handlers as catalog
+from onsale.catalog import product_handlers as products
+from onsale.catalog import product_schemas
+from onsale.catalog import schemas as catalog_schemas
+from onsale.catalog.salefile import SaleFile
+from onsale.catalog.states import ProductState, SaleState
+from onsale.server.route import PAGE, PAGE_BY_ID, Query, Route
+
+PRICE = {"type": "integer", "minimum": 0, "maximum": products.AMOUNT_MAX}
+
+SALES = (
+    Route(
+        "GET", "/v1/sales", catalog.list_sales, "list_sales", "Sales, newest first.",
+        reply=catalog_schemas.SaleList,
+        query=(*PAGE, Query("state", {"enum": list(SaleState)}, "Only sales in this state.")),
+    ),
+    Route(
+        "POST", "/v1/sales", catalog.create_sale, "create_sale", "Make a sale.", "operator",
+        body=SaleFile, reply=catalog_schemas.SaleReply, status=201, problems=(catalog_errors.SaleExists,),
+    ),
+    Route(
+        "GET", "/v1/sales/{sale}", catalog.show_sale, "show_sale", "One sale.",
+        reply=catalog_schemas.SaleReply, problems=(catalog_errors.SaleUnknown,),
+    ),
+)  # fmt: skip
+
+VENDORS = (
+    Route(
+        "GET", "/v1/vendors", products.list_vendors, "list_vendors", "Who sells here, newest first.",
+        reply=product_schemas.VendorList, query=PAGE_BY_ID,
+    ),
+    Route(
+        "POST", "/v1/vendors", products.create_vendor, "create_vendor", "Become a vendor; one an account.", "seller",
+        body=product_schemas.VendorRequest, reply=product_schemas.VendorReply, status=201,
+        problems=(catalog_errors.VendorExists, catalog_errors.VendorUnknown),
+    ),
+    Route(
+        "GET", "/v1/vendors/{vendor}", products.show_vendor, "show_vendor", "One vendor.",
+        reply=product_schemas.VendorReply, problems=(catalog_errors.VendorUnknown,),
+    ),
+    Route(
+        "PATCH", "/v1/vendors/{vendor}", products.edit_vendor, "edit_vendor", "Change your vendor.", "seller",
+        body=product_schemas.VendorPatch, reply=product_schemas.VendorReply, problems=(catalog_errors.VendorUnknown,),
+    ),
+    Route(
+        "DELETE", "/v1/vendors/{vendor}", products.delete_vendor, "delete_vendor",
+        "End a vendor; its products are discontinued.", "seller", status=204, problems=(catalog_errors.VendorUnknown,),
+    ),
+)  # fmt: skip
+
+PRODUCTS = (
+    Route(
+        "GET", "/v1/products", products.list_products, "list_products", "Products, newest first.",
+        reply=product_schemas.ProductList,
+        query=(
+            *PAGE,
+            Query("state", {"enum": list(ProductState)}, "Only products in this state; discontinued ones only so."),
+            Query("vendor", {"type": "string"}, "Only products of this vendor."),
+            Query("price_min", PRICE, "Costing as much or more, in minor units."),
+            Query("price_max", PRICE, "Costing as much or less."),
+        ),
+    ),
+    Route(
+        "POST", "/v1/products", products.create_product, "create_product", "Offer a product.", "seller",
+        body=product_schemas.ProductRequest, reply=product_schemas.ProductReply, status=201,
+        problems=(catalog_errors.ProductExists, catalog_errors.VendorMissing, catalog_errors.VendorUnknown),
+    ),
+    Route(
+        "GET", "/v1/products/{product}", products.show_product, "show_product", "One product.",
+        reply=product_schemas.ProductReply, problems=(catalog_errors.ProductUnknown,),
+    ),
+    Route(
+        "PATCH", "/v1/products/{product}", products.edit_product, "edit_product", "Change your product.", "seller",
+        body=product_schemas.ProductPatch, reply=product_schemas.ProductReply,
+        problems=(catalog_errors.ProductUnknown,),
+    ),
+    Route(
+        "DELETE", "/v1/products/{product}", products.delete_product, "delete_product", "Sell a product no more.",
+        "seller", status=204, problems=(catalog_errors.ProductUnknown, catalog_errors.ProductInSale),
+    ),
+    Route(
+        "POST", "/v1/products/{product}/stock", products.change_stock, "change_stock",
+        "Add units of a product, or take free ones out; once a key.", "seller",
+        body=product_schemas.StockRequest, reply=product_schemas.MoveReply, headers=("Idempotency-Key",),
+        also={202: "The move is on its way: repeat the request to see how it stands."},
+        problems=(catalog_errors.ProductUnknown, catalog_errors.NotEnoughStock),
+    ),
+)  # fmt: skip
+
+CATALOGUE: tuple[Route, ...] = (*SALES, *VENDORS, *PRODUCTS)

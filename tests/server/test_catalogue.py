@@ -1,0 +1,253 @@
+"""Vendors, products and their stock, as strangers ask for them."""
+
+from __future__ import annotations
+
+import pytest
+from contract_kit import new_key, numbers, tokens
+
+from onsale.auth.roles import Role
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+WON = {"amount": 12_000, "currency": "KRW"}
+
+
+async def account(system, role=Role.VENDOR):
+    """An account of this role that nobody has used yet."""
+    return (await tokens(system.app, role, 1, first=20_000 + next(numbers)))[0]
+
+
+async def vendor(system):
+    """Somebody with a vendor: token and vendor."""
+    token = await account(system)
+    made = await system.call("POST", "/v1/vendors", {"name": "Hats & sons"}, token)
+    assert 201 == made.status, made.body
+    return token, made.json["vendor"]
+
+
+async def product(system, token, **fields):
+    """A new product; its reply."""
+    body = {"title": f"Hat {next(numbers)}", "price": WON, "stock": 5, **fields}
+    made = await system.call("POST", "/v1/products", body, token)
+    assert 201 == made.status, made.body
+    return made.json
+
+
+async def free(system, product):
+    """Units free."""
+    return (await system.call("GET", f"/v1/products/{product}/stock")).json["free"]
+
+
+async def change(system, token, product, quantity, key=""):
+    """Move units in or out."""
+    path = f"/v1/products/{product}/stock"
+    return await system.call("POST", path, {"quantity": quantity}, token, Idempotency_Key=key or new_key())
+
+
+# vendors
+
+
+async def test_an_account_has_one_active_vendor(system):
+    """A second one is refused until the first has ended."""
+    token, first = await vendor(system)
+
+    again = await system.call("POST", "/v1/vendors", {"name": "Another"}, token)
+    ended = await system.call("DELETE", f"/v1/vendors/{first}", token=token)
+    after = await system.call("POST", "/v1/vendors", {"name": "Another"}, token)
+
+    assert ((409, "vendor_exists"), 204, 201) == (again.problem(), ended.status, after.status)
+
+
+async def test_a_vendor_is_edited_by_its_owner_or_a_manager(system):
+    """Anybody else is refused, and nothing changes."""
+    token, own = await vendor(system)
+    stranger, _ = await vendor(system)
+    path = f"/v1/vendors/{own}"
+
+    refused = await system.call("PATCH", path, {"name": "Mine"}, stranger)
+    edited = await system.call("PATCH", path, {"about": "Since 1901"}, token)
+    managed = await system.call("PATCH", path, {"name": "Hats"}, system.manager)
+
+    assert (403, "forbidden") == refused.problem()
+    assert ["Hats & sons", "Since 1901"] == [edited.json["name"], edited.json["about"]]
+    assert ("Hats", "Since 1901") == (managed.json["name"], managed.json["about"])
+
+
+async def test_a_deleted_vendor_is_gone_and_its_products_with_it(system):
+    """Nobody finds it; what it sold is discontinued."""
+    token, own = await vendor(system)
+    made = await product(system, token)
+
+    await system.call("DELETE", f"/v1/vendors/{own}", token=token)
+
+    assert (404, "vendor_unknown") == (await system.call("GET", f"/v1/vendors/{own}")).problem()
+    assert "discontinued" == (await system.call("GET", f"/v1/products/{made['product']}")).json["state"]
+
+
+async def test_customers_are_no_vendors(system):
+    """Who may sell is not the client's choice."""
+    answer = await system.call("POST", "/v1/vendors", {"name": "Me"}, await system.buyer())
+
+    assert (403, "forbidden") == answer.problem()
+
+
+async def test_vendors_are_listed_by_keyset(system):
+    """Each page begins where the one before ended."""
+    made = [(await vendor(system))[1] for _ in range(3)]
+
+    first = (await system.call("GET", "/v1/vendors?limit=2")).json
+    second = (await system.call("GET", f"/v1/vendors?limit=1&cursor={first['next_cursor']}")).json
+
+    assert [made[2], made[1], made[0]] == [one["vendor"] for one in first["items"] + second["items"]]
+
+
+# products
+
+
+async def test_a_product_is_made_with_its_first_units(system):
+    """Whoever asks for it finds it, its price and its stock."""
+    token, own = await vendor(system)
+
+    made = await product(system, token, title="가을 재킷", stock=7, image="/images/jacket.jpg")
+    shown = (await system.call("GET", f"/v1/products/{made['product']}")).json
+
+    assert made == shown
+    assert (own, "가을 재킷", WON, "available", "/images/jacket.jpg") == tuple(
+        shown[name] for name in ("vendor", "title", "price", "state", "image")
+    )
+    assert 7 == await free(system, made["product"])
+
+
+async def test_a_product_needs_a_vendor(system):
+    """A seller who has none yet is told so; a manager's product is the house's."""
+    refused = await system.call("POST", "/v1/products", {"title": "Hat", "price": WON}, await account(system))
+    made = await product(system, system.manager)
+
+    assert ((409, "vendor_missing"), None) == (refused.problem(), made["vendor"])
+
+
+@pytest.mark.parametrize(
+    ("fields", "pointer"),
+    [
+        ({"image": "https://elsewhere.example/x.png"}, "#/image"),
+        ({"image": "/../secret"}, "#/image"),
+        ({"stock": -1}, "#/stock"),
+        ({"price": {"amount": 1.5, "currency": "KRW"}}, "#/price/amount"),
+        ({"available_from": "tomorrow"}, "#/available_from"),
+        ({"available_from": "2030-01-02T00:00:00Z", "available_until": "2030-01-01T00:00:00Z"}, "#/available_until"),
+        ({"vendor": "somebody-else"}, "#/vendor"),
+    ],
+)
+async def test_a_bad_product_is_refused_where_it_is_bad(system, fields, pointer):
+    """The answer points at the field."""
+    token, _ = await vendor(system)
+
+    answer = await system.call("POST", "/v1/products", {"title": "Hat", "price": WON, **fields}, token)
+
+    assert (422, [pointer]) == (answer.status, [flaw["pointer"] for flaw in answer.json["errors"]])
+
+
+async def test_a_product_is_edited_by_its_vendor_alone(system):
+    """Another vendor is refused; null takes a value away."""
+    token, _ = await vendor(system)
+    stranger, _ = await vendor(system)
+    made = await product(system, token, image="/a.png")
+    path = f"/v1/products/{made['product']}"
+
+    refused = await system.call("PATCH", path, {"title": "Stolen"}, stranger)
+    edited = await system.call("PATCH", path, {"price": {"amount": 9_000, "currency": "KRW"}, "image": None}, token)
+
+    assert (403, "forbidden") == refused.problem()
+    assert (made["title"], 9_000, None) == (edited.json["title"], edited.json["price"]["amount"], edited.json["image"])
+
+
+async def test_a_discontinued_product_is_listed_only_where_it_is_asked_for(system):
+    """It is shown by its id all the same."""
+    token, own = await vendor(system)
+    made = await product(system, token)
+    path = f"/v1/products/{made['product']}"
+
+    await system.call("PATCH", path, {"discontinued": True}, token)
+    listed = (await system.call("GET", f"/v1/products?vendor={own}")).json["items"]
+    asked = (await system.call("GET", f"/v1/products?vendor={own}&state=discontinued")).json["items"]
+
+    assert ([], [made["product"]], "discontinued") == (
+        listed,
+        [one["product"] for one in asked],
+        (await system.call("GET", path)).json["state"],
+    )
+
+
+async def test_a_deleted_product_is_gone(system):
+    """And its id is not given again: orders name it."""
+    token, own = await vendor(system)
+    made = await product(system, token)
+    path = f"/v1/products/{made['product']}"
+
+    deleted = await system.call("DELETE", path, token=token)
+    again = await system.call("POST", "/v1/products", {"product": made["product"], "title": "Hat", "price": WON}, token)
+
+    assert 204 == deleted.status
+    assert (404, "product_unknown") == (await system.call("GET", path)).problem()
+    assert [] == (await system.call("GET", f"/v1/products?vendor={own}")).json["items"]
+    assert (409, "product_exists") == again.problem()
+
+
+async def test_products_are_listed_by_state_and_price_in_keyset_pages(system):
+    """Filters hold on every page."""
+    token, own = await vendor(system)
+    cheap = await product(system, token, price={"amount": 100, "currency": "KRW"})
+    await product(system, token, stock=0)
+    dear = await product(system, token, price={"amount": 900, "currency": "KRW"})
+    path = f"/v1/products?vendor={own}&limit=1&state=available&price_min=50&price_max=1000"
+
+    first = (await system.call("GET", path)).json
+    second = (await system.call("GET", f"{path}&cursor={first['next_cursor']}")).json
+
+    assert [dear["product"]] == [one["product"] for one in first["items"]]
+    assert ([cheap["product"]], None) == ([one["product"] for one in second["items"]], second["next_cursor"])
+
+
+# stock
+
+
+async def test_units_are_moved_once_a_key(system):
+    """A repeat answers the same and moves nothing; another quantity under the key is refused."""
+    token, _ = await vendor(system)
+    made = (await product(system, token))["product"]
+    key = new_key()
+
+    answers = [await change(system, token, made, 3, key) for _ in range(2)]
+    other = await change(system, token, made, 4, key)
+    await system.until(f"/v1/products/{made}/stock", None, lambda told: told["free"] == 8)
+
+    assert [(200, True)] * 2 == [(answer.status, answer.json["done"]) for answer in answers]
+    assert answers[0].json == answers[1].json
+    assert (422, "idempotency_key_reused") == other.problem()
+
+
+async def test_only_free_units_are_taken_out(system):
+    """Too many are refused, and stay refused under their key though units have come since."""
+    token, _ = await vendor(system)
+    made = (await product(system, token, stock=2))["product"]
+    key = new_key()
+
+    refused = await change(system, token, made, -3, key)
+    taken = await change(system, token, made, -2)
+    await change(system, token, made, 5)
+    again = await change(system, token, made, -3, key)
+
+    assert ((409, "not_enough_stock"), 200, (409, "not_enough_stock")) == (
+        refused.problem(),
+        taken.status,
+        again.problem(),
+    )
+    await system.until(f"/v1/products/{made}/stock", None, lambda told: told["free"] == 5)
+
+
+async def test_the_shop_is_no_sale(system):
+    """Nobody can name it, and no list shows it."""
+    sales = (await system.call("GET", "/v1/sales?limit=100")).json["items"]
+
+    assert (404, "sale_unknown") == (await system.call("GET", "/v1/sales/_shop")).problem()
+    assert "_shop" not in [sale["sale"] for sale in sales]
