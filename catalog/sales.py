@@ -199,7 +199,14 @@ class SaleBook:
         return self.seller(SHOP)
 
     def by_no(self, no: int) -> Sale:
-        """A seller by the number that ids carry. Raises SaleUnknown."""
+        """A sale by the number that its tickets carry. Raises SaleUnknown."""
+        sale = self.seller_by_no(no)
+        if sale.is_shop:
+            raise SaleUnknown
+        return sale
+
+    def seller_by_no(self, no: int) -> Sale:
+        """A seller by the number that its orders carry. Raises SaleUnknown."""
         try:
             return self._by_no[no]
         except KeyError:

@@ -96,7 +96,7 @@ def priced(sale: Sale, request: ReserveRequest) -> tuple[ItemDoc, ...]:
 def sale_of(book: SaleBook, order: str) -> Sale:
     """The sale that an order's id names. OrderUnknown for what is no id of ours."""
     try:
-        return book.by_no(sale_no_of(order))
+        return book.seller_by_no(sale_no_of(order))
     except (ValueError, SaleUnknown):
         raise OrderUnknown from None
 

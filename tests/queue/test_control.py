@@ -81,7 +81,7 @@ async def test_a_change_for_a_while_comes_back_by_itself(stand: Stand) -> None:
     assert admission.revert_at_ms == pytest.approx(admission.changed_at_ms + 300_000, abs=2)
     assert (await stand.keeper.tick()).reverted == 0
 
-    await stand.pool.execute("UPDATE sales SET revert_at = now()")
+    await stand.pool.execute("UPDATE sales SET revert_at = now() WHERE id <> '_shop'")
     ticks = await asyncio.gather(*(stand.another_keeper().tick() for _ in range(3)))
 
     assert sum(tick.reverted for tick in ticks) == 1
@@ -132,7 +132,7 @@ async def test_changes_for_a_while_that_follow_each_other_end_where_the_first_be
     for rate_centi in (2_000, 3_000):
         change = PolicyChange(rate_centi=rate_centi)
         await stand.control.set_policy(SALE, change, actor="ada", version=None, revert_after_s=60)
-    await stand.pool.execute("UPDATE sales SET revert_at = now()")
+    await stand.pool.execute("UPDATE sales SET revert_at = now() WHERE id <> '_shop'")
     await stand.keeper.tick()
     assert (await stand.control.admission(SALE)).policy.rate_centi == 1_000
 
@@ -151,7 +151,9 @@ async def test_a_pause_for_a_while_ends_by_itself(stand: Stand) -> None:
     change = PolicyChange(rate_centi=5, paused=False)
     await stand.control.set_policy(SALE, change, actor="ada", version=None, revert_after_s=60)
     await stand.control.set_policy(SALE, PolicyChange(paused=True), actor="ada", version=None, revert_after_s=60)
-    await stand.pool.execute("UPDATE sales SET revert_at = now(), paused_by = paused_by || '{provider}'")
+    await stand.pool.execute(
+        "UPDATE sales SET revert_at = now(), paused_by = paused_by || '{provider}' WHERE id <> '_shop'"
+    )
     await stand.keeper.tick()
 
     admission = await stand.control.admission(SALE)
@@ -212,7 +214,7 @@ async def test_draining_and_taking_it_back(stand: Stand) -> None:
     await stand.control.open(SALE, actor="ada")
 
     assert (await stand.admit()).state == "open"
-    await stand.pool.execute("UPDATE sales SET opens_at = now() + interval '10 minutes'")
+    await stand.pool.execute("UPDATE sales SET opens_at = now() + interval '10 minutes' WHERE id <> '_shop'")
     with pytest.raises(SaleNotScheduled):
         await stand.control.drain(SALE, actor="ada")
 

@@ -360,7 +360,7 @@ async def test_operators_see_figures(edge: Edge, client: Client) -> None:
     boss = edge.bearer("boss", Role.MANAGER)
     await joined(edge, "ann")
     async with client.get(f"/v1/sales/{SALE}/live/events", headers=boss) as response:
-        await until(lambda: edge.streams.watched_live() == (1,))
+        await until(lambda: edge.streams.watched_live() == (edge.feed.line(SALE).sale.no,))
         tick = await edge.live.tick()
         assert (1, 1) == (tick.sales, tick.written)
         figures = await Events(response).until("live")
