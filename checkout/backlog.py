@@ -33,9 +33,13 @@ class OpenRefund:
 
     refund: str
     attempt: str
+    order: str
+    # What the payment was of; `amount` of it is due.
+    charged: int
     amount: int
     currency: str
     provider: str
+    method: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from onsale.checkout.errors import OrderStateConflict, ShopRecovering
 from onsale.checkout.idempotency import Outcome
 from onsale.checkout.inventory import Inventory
 from onsale.checkout.orders import Orders
-from onsale.checkout.ports import Charge, ChargeState, PaymentProvider
+from onsale.checkout.ports import Attempt, Charge, ChargeState, PaymentProvider
 from onsale.checkout.record.watermark import RecordFeed
 from onsale.checkout.settling import Claim, Lease, Settler, Shop
 
@@ -148,21 +148,15 @@ class Completer:
 
     async def _charge(self, claim: Claim, open_attempt: OpenAttempt) -> Charge:
         token = self._token(open_attempt)
+        asked = claim.asked(open_attempt.method, token or "")
         charge = Charge(ChargeState.UNKNOWN)
         if token is not None:
-            charge = await claim.provider.charge(
-                attempt=claim.attempt,
-                order=claim.doc.order,
-                amount=claim.doc.amount,
-                currency=claim.doc.currency,
-                method=open_attempt.method,
-                token=token,
-            )
+            charge = await claim.provider.charge(asked)
         if charge.state is ChargeState.UNKNOWN:
-            charge = await claim.provider.find(attempt=claim.attempt)
+            charge = await claim.provider.find(asked)
         is_given_up = token is None or open_attempt.age_ms > self._policy.give_up_ms
         if charge.state is ChargeState.UNKNOWN and is_given_up:
-            charge = await claim.provider.void(attempt=claim.attempt)
+            charge = await claim.provider.void(asked)
         return charge
 
     def _token(self, open_attempt: OpenAttempt) -> str | None:
@@ -177,9 +171,8 @@ class Completer:
 
     async def _refund(self, refund: OpenRefund) -> int:
         provider = self._providers[refund.provider]
-        is_done = await provider.refund(
-            attempt=refund.attempt, key=refund.refund, amount=refund.amount, currency=refund.currency
-        )
+        asked = Attempt(refund.attempt, refund.order, refund.charged, refund.currency, refund.method)
+        is_done = await provider.refund(asked, key=refund.refund, amount=refund.amount, currency=refund.currency)
         return int(is_done and await self._orders.close_refund(refund.refund))
 
     async def _refusal(self, refusal: OpenRefusal) -> int:

@@ -33,7 +33,8 @@ WITH due AS (
 UPDATE refunds r SET drive_until = now() + make_interval(secs => $1::bigint / 1000.0)
   FROM due, payments p
  WHERE r.id = due.id AND p.id = r.payment_id
-RETURNING r.id AS refund, r.payment_id AS attempt, r.amount, r.currency, p.provider;
+RETURNING r.id AS refund, r.payment_id AS attempt, p.order_id AS "order", p.amount AS charged, r.amount, r.currency,
+          p.provider, p.method;
 
 -- refusals_open --
 -- Refused claims whose units nobody has put back yet; the process that waited for the verdict had its chance.

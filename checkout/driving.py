@@ -169,16 +169,10 @@ class Driver:
     async def _charge_once(self, claim: Claim, method: str, token: str, lease: Lease) -> Charge:
         if lease.left_s <= 0:
             raise Unanswered
-        charge = await claim.provider.charge(
-            attempt=claim.attempt,
-            order=claim.doc.order,
-            amount=claim.doc.amount,
-            currency=claim.doc.currency,
-            method=method,
-            token=token,
-        )
+        asked = claim.asked(method, token)
+        charge = await claim.provider.charge(asked)
         if charge.state is ChargeState.UNKNOWN:
-            charge = await claim.provider.find(attempt=claim.attempt)
+            charge = await claim.provider.find(asked)
         if charge.state is ChargeState.UNKNOWN:
             raise Unanswered
         return charge

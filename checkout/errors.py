@@ -87,3 +87,15 @@ class ProductUnknown(CheckoutError):
 
 class ProviderAway(CheckoutError):
     """The provider of payments does not answer; the reservation stands and nothing was charged. Ask again shortly."""
+
+
+class ProviderUnknown(CheckoutError):
+    """There is no such provider of payments here."""
+
+
+class SignatureInvalid(CheckoutError):
+    """The event is not signed by its provider, or was sent more than five minutes ago."""
+
+
+class EventUnreadable(CheckoutError):
+    """The event is not what its provider sends."""

@@ -156,7 +156,7 @@ class CheckoutFlow:
         Raises OrderUnknown, OrderExpired, OrderStateConflict, IdempotencyKeyReused, ProviderAway (nothing was pinned),
         PaymentDeclined, AmountMismatch, SoldOut, PurchaseLimitReached, PassSpent, ShopRecovering, StoreUnavailable.
         """
-        provider = self._provider(payment.provider)
+        provider = self._provider(payment)
         sale = sale_of(self._book, order)
         deadline_s = time.monotonic() + self._policy.confirm_patience_ms / 1000
         asked = Asked(payment, key, body_digest(payment), deadline_s)
@@ -272,10 +272,12 @@ class CheckoutFlow:
     async def _look(self, sale: str, order: str) -> OrderView | None:
         return await self._shop.ask(sale, lambda keys: self._inventory.look(keys, order))
 
-    def _provider(self, name: str) -> PaymentProvider:
-        provider = self._providers.get(name)
+    def _provider(self, payment: PaymentRequest) -> PaymentProvider:
+        provider = self._providers.get(payment.provider)
         if provider is None:
             raise InvalidRequest(Flaw("#/payment/provider", "provider_unknown", "There is no such provider here."))
+        if payment.method not in provider.methods:
+            raise InvalidRequest(Flaw("#/payment/method", "method_unknown", "This provider does not offer it."))
         return provider
 
 

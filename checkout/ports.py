@@ -2,15 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
+
+
+class Method(StrEnum):
+    """How a buyer pays; a provider offers some of these."""
+
+    CARD = "card"
+    BANK_TRANSFER = "bank_transfer"
+    MOBILE = "mobile"
+    WALLET = "wallet"
 
 
 class ChargeState(StrEnum):
     CAPTURED = "captured"
     DECLINED = "declined"
     UNKNOWN = "unknown"  # no answer, or not found: never final, a slow call may still charge
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One try to pay, as a provider is asked about it, the same whoever asks. `attempt` is its idempotency key."""
+
+    attempt: str
+    order: str
+    amount: int
+    currency: str
+    method: str = Method.CARD
+    # What is paid with; "" = erased, or not at hand.
+    token: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,31 +49,54 @@ class Charge:
     reference: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class ProviderEvent:
+    """A hint from a provider that something became of a payment: an attempt's, or of the one payment of an order. What
+    it says of that is not believed; the provider is asked."""
+
+    event_id: str
+    kind: str
+    attempt: str = ""
+    order: str = ""
+
+
 class PaymentProvider(Protocol):
     """Charges are idempotent by `attempt`: the same attempt charged twice moves money once."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """As requests and the record call it."""
+        ...
+
+    @property
+    def methods(self) -> frozenset[Method]:
+        """What may be paid with here."""
+        ...
 
     @property
     def is_away(self) -> bool:
         """Whether it is not worth asking now."""
         ...
 
-    async def charge(self, *, attempt: str, order: str, amount: int, currency: str, method: str, token: str) -> Charge:
+    async def charge(self, asked: Attempt) -> Charge:
         """Never raises for the network: an unanswered call is UNKNOWN."""
         ...
 
-    async def find(self, *, attempt: str) -> Charge:
+    async def find(self, asked: Attempt) -> Charge:
         """What became of an attempt."""
         ...
 
-    async def void(self, *, attempt: str) -> Charge:
+    async def void(self, asked: Attempt) -> Charge:
         """See to it that an attempt never charges from now on: CAPTURED if it has, DECLINED if it never will, UNKNOWN
         if that cannot be said."""
         ...
 
-    async def refund(self, *, attempt: str, key: str, amount: int, currency: str) -> bool:
-        """Give money back, idempotent by `key`; False = not known to have been done, ask again."""
+    async def refund(self, asked: Attempt, *, key: str, amount: int, currency: str) -> bool:
+        """Give money back, all or a part, idempotent by `key`; False = not known to have been done, ask again."""
+        ...
+
+    def read_event(self, headers: Mapping[str, str], raw: bytes, now_s: float) -> ProviderEvent | None:
+        """What a webhook is about; None = nothing of ours. Raises SignatureInvalid, EventUnreadable."""
         ...
 
 

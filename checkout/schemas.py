@@ -6,6 +6,8 @@ from typing import Annotated
 
 import msgspec
 
+from onsale.checkout.ports import Method
+
 ITEMS_MAX = 50
 QUANTITY_MAX = 1000
 # What a person typed, such as a name or a line of an address.
@@ -53,7 +55,7 @@ class PaymentRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How to pay; `token` is the provider's, sealed before it is kept and erased when the attempt ends."""
 
     provider: Word
-    method: Word
+    method: Method
     token: Annotated[str, msgspec.Meta(min_length=1, max_length=2048)]
 
 

@@ -22,7 +22,7 @@ from onsale.checkout.errors import OrderStateConflict, OrderUnknown, ShopRecover
 from onsale.checkout.idempotency import AMOUNT_MISMATCH, Ending, Outcome
 from onsale.checkout.inventory import Changed, Inventory
 from onsale.checkout.orders import Orders
-from onsale.checkout.ports import Charge, ChargeState, PaymentProvider
+from onsale.checkout.ports import Attempt, Charge, ChargeState, Method, PaymentProvider
 from onsale.checkout.record.events import OrderDoc
 from onsale.checkout.record.watermark import RecordFeed, Verdict, VerdictKind
 from onsale.checkout.states import OrderState
@@ -44,6 +44,10 @@ class Claim:
     attempt: str
     key: str
     provider: PaymentProvider
+
+    def asked(self, method: str = Method.CARD, token: str = "") -> Attempt:
+        """The attempt as its provider is asked about it."""
+        return Attempt(self.attempt, self.doc.order, self.doc.amount, self.doc.currency, method, token)
 
 
 class Lease:
@@ -124,17 +128,17 @@ class Settler:
             await self._orders.settle_refusal(order, event_id)
         return Ending(attempt, claim.key, Outcome.REFUSED, reason, is_recorded=True)
 
-    async def give_back(self, provider: PaymentProvider, attempt: str, charge: Charge, reason: str) -> bool:
+    async def give_back(self, provider: PaymentProvider, asked: Attempt, charge: Charge, reason: str) -> bool:
         """Return a capture that belongs to no sold claim; False = written down, and the completer asks for it."""
         if charge.amount == 0:
             return True
-        opened = await self._orders.open_refund(attempt, charge.amount, charge.currency, reason)
+        opened = await self._orders.open_refund(asked.attempt, charge.amount, charge.currency, reason)
         if not opened.is_due:
             return False
         refund = opened.refund
         # As it was written down first: of a sale that was cancelled meanwhile a part may stay paid.
-        if not await provider.refund(attempt=attempt, key=refund, amount=opened.amount, currency=opened.currency):
-            log.warning("refund.unanswered", attempt=attempt, refund=refund)
+        if not await provider.refund(asked, key=refund, amount=opened.amount, currency=opened.currency):
+            log.warning("refund.unanswered", attempt=asked.attempt, refund=refund)
             return False
         await self._orders.close_refund(refund)
         return True
@@ -183,7 +187,7 @@ class Settler:
         return await self._shop.insist(claim.sale, confirm)
 
     async def _unclaimed(self, claim: Claim, charge: Charge) -> Ending:
-        await self.give_back(claim.provider, claim.attempt, charge, "no_claim")
+        await self.give_back(claim.provider, claim.asked(), charge, "no_claim")
         return Ending(claim.attempt, claim.key, Outcome.REFUSED, "state", is_recorded=True)
 
     async def _declined(self, claim: Claim, charge: Charge, patience_ms: int) -> Ending:
@@ -195,7 +199,7 @@ class Settler:
             await self._orders.open_refund(claim.attempt, charge.amount, charge.currency, AMOUNT_MISMATCH)
         ending = await self._end(claim, AMOUNT_MISMATCH, patience_ms, is_retryable=False)
         if ending.is_recorded:
-            await self.give_back(claim.provider, claim.attempt, charge, AMOUNT_MISMATCH)
+            await self.give_back(claim.provider, claim.asked(), charge, AMOUNT_MISMATCH)
         return ending
 
     async def _end(self, claim: Claim, reason: str, patience_ms: int, *, is_retryable: bool) -> Ending:

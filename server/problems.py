@@ -109,7 +109,9 @@ PROBLEMS: Mapping[type[BaseException], Problem] = {
     checkout.RecordBehind: Problem(503, "record_behind", 2),
     checkout.ProviderAway: Problem(503, "provider_away", 2),
     checkout.ProductUnknown: Problem(404, "product_unknown"),
-    checkout.ProviderAway: Problem(503, "provider_away", 2),
+    checkout.ProviderUnknown: Problem(404, "provider_unknown"),
+    checkout.SignatureInvalid: Problem(403, "signature_invalid"),
+    checkout.EventUnreadable: Problem(422, "event_unreadable"),
     # Stores. Clients of ours raise these in an outage; the caller can do nothing but ask again.
     Overloaded: Problem(503, "overloaded", 1),
     auth.StoreUnavailable: STORE_UNAVAILABLE,

@@ -16,6 +16,7 @@ from onsale.catalog.sales import SaleBook
 from onsale.checkout.inventory import Inventory
 from onsale.checkout.orders import Orders
 from onsale.checkout.providers import Guarded, ProviderWatch
+from onsale.checkout.providers.credentials import Credentials
 from onsale.checkout.providers.sandbox import SandboxProvider
 from onsale.checkout.record.watermark import RecordFeed
 from onsale.lua.keys import ShopKeys
@@ -92,6 +93,6 @@ def add_shared_loops(rooms: Rooms, loops: Loops) -> None:
 def _providers(settings: Settings, closing: AsyncExitStack) -> dict[str, Guarded]:
     if settings.sandbox_url is None:
         return {}
-    sandbox = SandboxProvider(settings.sandbox_url)
+    sandbox = SandboxProvider(Credentials(settings.sandbox_url))
     closing.push_async_callback(sandbox.close)
     return {sandbox.name: Guarded(sandbox)}

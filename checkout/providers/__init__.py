@@ -5,12 +5,16 @@ An adapter (`ProviderClient`) says honestly how a call ended: an answer, `NotRea
 call is UNKNOWN and never an error, and counts failures in a circuit breaker.
 
 An unanswered *charge* is not counted: a card that hangs says nothing about the provider. The question asked after it
-(`find`) is: a provider that does not answer questions is away.
+(`find`) is: a provider that does not answer questions is away. What this process was too busy to send or to hear is not
+counted either.
+
+Nothing is asked twice in here: who drives an attempt repeats the whole call under the attempt's key, within its lease.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -18,7 +22,8 @@ from purgatory import AsyncCircuitBreakerFactory
 from purgatory.domain.model import CLOSED, OpenedState
 
 from onsale.catalog.sales import SaleBook
-from onsale.checkout.ports import Charge, ChargeState, LinePause
+from onsale.checkout.ports import Attempt, Charge, ChargeState, LinePause, Method, ProviderEvent
+from onsale.checkout.providers.wire import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, NoReply, NotReached
 
 Answer = TypeVar("Answer")
 
@@ -28,39 +33,49 @@ PAUSE_HOLDER = "provider"
 FAILURES_MAX = 5
 # How long the breaker refuses before it lets a question through again; also what clients are told to wait.
 OPEN_S = 2
+# One call of ours, however many requests of the provider's it takes: shorter than any lease counts on.
+CALL_S = CONNECT_TIMEOUT_S + READ_TIMEOUT_S
 UNKNOWN = Charge(ChargeState.UNKNOWN)
-
-
-class NotReached(Exception):
-    """The provider was not reached: nothing was sent."""
-
-
-class NoReply(Exception):
-    """The provider was asked and did not answer: what was asked may have been done."""
+PROBE = Attempt("probe", order="probe", amount=0, currency="KRW")
 
 
 class ProviderClient(Protocol):
-    """An adapter of one provider. Each call raises NotReached or NoReply; times out by itself."""
+    """An adapter of one provider. Each call raises NotReached or NoReply."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
-    async def charge(
-        self, *, attempt: str, order: str, amount: int, currency: str, method: str, token: str
-    ) -> Charge: ...
+    @property
+    def methods(self) -> frozenset[Method]: ...
 
-    async def find(self, *, attempt: str) -> Charge: ...
+    async def charge(self, asked: Attempt) -> Charge: ...
 
-    async def void(self, *, attempt: str) -> Charge: ...
+    async def find(self, asked: Attempt) -> Charge: ...
 
-    async def refund(self, *, attempt: str, key: str, amount: int, currency: str) -> bool: ...
+    async def void(self, asked: Attempt) -> Charge: ...
+
+    async def refund(self, asked: Attempt, *, key: str, amount: int, currency: str) -> bool: ...
+
+    def read_event(self, headers: Mapping[str, str], raw: bytes, now_s: float) -> ProviderEvent | None: ...
+
+    async def close(self) -> None: ...
 
 
 class Guarded:
     """`PaymentProvider` over an adapter: never raises for the network, and knows when the provider is away."""
 
-    def __init__(self, client: ProviderClient, *, failures_max: int = FAILURES_MAX, open_s: float = OPEN_S) -> None:
+    def __init__(
+        self,
+        client: ProviderClient,
+        *,
+        failures_max: int = FAILURES_MAX,
+        open_s: float = OPEN_S,
+        call_s: float = CALL_S,
+    ) -> None:
         self.name = client.name
+        self.methods = client.methods
         self._client = client
+        self._call_s = call_s
         # In memory: each process judges by its own calls.
         self._breakers = AsyncCircuitBreakerFactory(default_threshold=failures_max, default_ttl=open_s)
         self._is_away = False
@@ -72,45 +87,45 @@ class Guarded:
         """Whether the breaker is open. A probe closes it: buyers are not used to try a provider out."""
         return self._is_away
 
-    async def charge(self, *, attempt: str, order: str, amount: int, currency: str, method: str, token: str) -> Charge:
-        return await self._ask(
-            lambda: self._client.charge(
-                attempt=attempt, order=order, amount=amount, currency=currency, method=method, token=token
-            ),
-            UNKNOWN,
-            is_silence_counted=False,
-        )
+    async def charge(self, asked: Attempt) -> Charge:
+        return await self._ask(lambda: self._client.charge(asked), UNKNOWN, is_silence_counted=False)
 
-    async def find(self, *, attempt: str) -> Charge:
-        return await self._ask(lambda: self._client.find(attempt=attempt), UNKNOWN)
+    async def find(self, asked: Attempt) -> Charge:
+        return await self._ask(lambda: self._client.find(asked), UNKNOWN)
 
-    async def void(self, *, attempt: str) -> Charge:
-        return await self._ask(lambda: self._client.void(attempt=attempt), UNKNOWN)
+    async def void(self, asked: Attempt) -> Charge:
+        return await self._ask(lambda: self._client.void(asked), UNKNOWN)
 
-    async def refund(self, *, attempt: str, key: str, amount: int, currency: str) -> bool:
-        return await self._ask(
-            lambda: self._client.refund(attempt=attempt, key=key, amount=amount, currency=currency), False
-        )
+    async def refund(self, asked: Attempt, *, key: str, amount: int, currency: str) -> bool:
+        return await self._ask(lambda: self._client.refund(asked, key=key, amount=amount, currency=currency), False)
+
+    def read_event(self, headers: Mapping[str, str], raw: bytes, now_s: float) -> ProviderEvent | None:
+        return self._client.read_event(headers, raw, now_s)
 
     async def probe(self) -> bool:
         """Ask a harmless question; whether it was answered."""
         return await self._ask(self._question, False)
 
     async def _question(self) -> bool:
-        await self._client.find(attempt="probe")
+        await self._client.find(PROBE)
         return True
 
     async def _ask(
         self, call: Callable[[], Awaitable[Answer]], otherwise: Answer, *, is_silence_counted: bool = True
     ) -> Answer:
         try:
-            answer = await call()
-        except NotReached:
-            await self._note(is_answered=False)
-            return otherwise
-        except NoReply:
-            if is_silence_counted:
+            async with asyncio.timeout(self._call_s):
+                answer = await call()
+        except NotReached as failure:
+            if not failure.is_ours:
                 await self._note(is_answered=False)
+            return otherwise
+        except NoReply as failure:
+            if is_silence_counted and not failure.is_ours:
+                await self._note(is_answered=False)
+            return otherwise
+        except TimeoutError:
+            # Several requests, each in its time, and together too slow.
             return otherwise
         await self._note(is_answered=True)
         return answer

@@ -13,8 +13,10 @@ from flow_kit import READ_TIMEOUT_S, Checkout, Sandbox, checkout_on
 from redis.asyncio import Redis
 from shop_kit import Shop
 
+from onsale.checkout.providers.credentials import Credentials
 from onsale.checkout.providers.sandbox import SandboxProvider
 from onsale.checkout.providers.sandbox_server import create_sandbox
+from onsale.checkout.providers.wire import WirePolicy
 
 
 @pytest.fixture
@@ -22,7 +24,7 @@ async def sandbox(tmp_path: Path) -> AsyncIterator[Sandbox]:
     """A provider of its own, on loopback."""
     server = TestServer(create_sandbox(tmp_path / "sandbox"))
     await server.start_server()
-    client = SandboxProvider(str(server.make_url("")), read_timeout_s=READ_TIMEOUT_S)
+    client = SandboxProvider(Credentials(str(server.make_url(""))), WirePolicy(read_timeout_s=READ_TIMEOUT_S))
     async with aiohttp.ClientSession() as session:
         yield Sandbox(server, session, client)
     await client.close()

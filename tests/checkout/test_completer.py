@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import msgspec
 import pytest
@@ -14,7 +13,7 @@ from onsale.checkout.driving import DrivePolicy
 from onsale.checkout.errors import CheckoutError
 from onsale.checkout.flow import FlowPolicy
 from onsale.checkout.idempotency import Outcome
-from onsale.checkout.ports import Charge, ChargeState
+from onsale.checkout.ports import Attempt, Charge, ChargeState, Method
 from onsale.checkout.record.rebuild import Rebuilder
 from onsale.checkout.states import OrderState
 
@@ -235,21 +234,22 @@ class Books:
     """A provider that takes one too many, and keeps what it gave back by key."""
 
     name = "sandbox"
+    methods = frozenset(Method)
     is_away = False
 
     def __init__(self) -> None:
         self.refunds: dict[str, int] = {}
 
-    async def charge(self, **_: Any) -> Charge:
+    async def charge(self, asked: Attempt) -> Charge:
         return Charge(ChargeState.CAPTURED, amount=PRICE + 1, currency="KRW")
 
-    async def find(self, **_: Any) -> Charge:
-        return await self.charge()
+    async def find(self, asked: Attempt) -> Charge:
+        return await self.charge(asked)
 
-    async def void(self, **_: Any) -> Charge:
-        return await self.charge()
+    async def void(self, asked: Attempt) -> Charge:
+        return await self.charge(asked)
 
-    async def refund(self, *, attempt: str, key: str, amount: int, currency: str) -> bool:
+    async def refund(self, asked: Attempt, *, key: str, amount: int, currency: str) -> bool:
         self.refunds[key] = amount
         return True
 
@@ -375,7 +375,7 @@ async def test_flow_never_raises_what_is_not_checkouts(checkout: Checkout) -> No
     """Whatever breaks after the verdict, the answer is "still open" and the completer finishes it."""
 
     class Broken(Books):
-        async def charge(self, **_: Any) -> Charge:
+        async def charge(self, asked: Attempt) -> Charge:
             raise msgspec.DecodeError("nobody can read this")
 
     process = checkout.another(provider=Broken())
@@ -418,7 +418,7 @@ async def test_flow_goes_on_over_a_rebuild(checkout: Checkout) -> None:
     """The sale is rebuilt while the provider charges: the same request still ends sold and recorded."""
 
     class Slow(Books):
-        async def charge(self, **_: Any) -> Charge:
+        async def charge(self, asked: Attempt) -> Charge:
             await rebuild(checkout)
             return Charge(ChargeState.CAPTURED, amount=PRICE, currency="KRW")
 

@@ -29,7 +29,7 @@ from onsale.checkout.errors import (
 )
 from onsale.checkout.flow import FlowPolicy
 from onsale.checkout.idempotency import Outcome
-from onsale.checkout.ports import Charge, ChargeState
+from onsale.checkout.ports import Attempt, Charge, ChargeState, Method
 from onsale.checkout.schemas import ItemRequest, Money, ReserveRequest
 from onsale.checkout.states import OrderState
 
@@ -421,6 +421,7 @@ class Strange:
     """A provider that answers what a test tells it to, and remembers what it was asked."""
 
     name = "sandbox"
+    methods = frozenset(Method)
 
     def __init__(self, *answers: Charge, is_away: bool = False) -> None:
         self._answers = list(answers)
@@ -428,18 +429,18 @@ class Strange:
         self.charged: list[str] = []
         self.refunds: list[tuple[str, str, int]] = []
 
-    async def charge(self, *, attempt: str, **_: Any) -> Charge:
-        self.charged.append(attempt)
+    async def charge(self, asked: Attempt) -> Charge:
+        self.charged.append(asked.attempt)
         return self._answers.pop(0)
 
-    async def find(self, *, attempt: str) -> Charge:
+    async def find(self, asked: Attempt) -> Charge:
         return Charge(ChargeState.UNKNOWN)
 
-    async def void(self, *, attempt: str) -> Charge:
+    async def void(self, asked: Attempt) -> Charge:
         return Charge(ChargeState.UNKNOWN)
 
-    async def refund(self, *, attempt: str, key: str, amount: int, currency: str) -> bool:
-        self.refunds.append((attempt, key, amount))
+    async def refund(self, asked: Attempt, *, key: str, amount: int, currency: str) -> bool:
+        self.refunds.append((asked.attempt, key, amount))
         return True
 
 
@@ -498,9 +499,9 @@ async def test_late_capture_of_an_ended_claim_is_refunded(checkout: Checkout) ->
     """The claim ended while the provider was charging: the money goes back, and nothing is sold."""
 
     class Late(Strange):
-        async def charge(self, *, attempt: str, **named: Any) -> Charge:
-            await checkout.inventory.fail(checkout.keys, named["order"], attempt, "other")
-            return await super().charge(attempt=attempt, **named)
+        async def charge(self, asked: Attempt) -> Charge:
+            await checkout.inventory.fail(checkout.keys, asked.order, asked.attempt, "other")
+            return await super().charge(asked)
 
     late = Late(Charge(ChargeState.CAPTURED, amount=PRICE, currency="KRW"))
     process = checkout.another(provider=late)

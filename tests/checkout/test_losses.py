@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 from onsale.checkout.closings import ClosingsKeeper
 from onsale.checkout.errors import AmountMismatch, CheckoutError, OrderStateConflict, PassRevoked, PassSpent
 from onsale.checkout.idempotency import Outcome
-from onsale.checkout.ports import Charge, ChargeState
+from onsale.checkout.ports import Attempt, Charge, ChargeState, Method
 from onsale.checkout.record.audit import Capture, audit
 from onsale.checkout.record.rebuild import Rebuilder, RebuildTick
 from onsale.checkout.record.reckoning import reckon
@@ -69,24 +69,25 @@ class Late:
     """A provider that charges although the attempt was ended meanwhile, before the record hears of that."""
 
     name = "sandbox"
+    methods = frozenset(Method)
     is_away = False
 
     def __init__(self, checkout: Checkout) -> None:
         self._checkout = checkout
         self.refunds: list[str] = []
 
-    async def charge(self, *, attempt: str, order: str, **_: Any) -> Charge:
+    async def charge(self, asked: Attempt) -> Charge:
         await self._checkout.stop_record()
-        await self._checkout.inventory.fail(self._checkout.keys, order, attempt, "other")
+        await self._checkout.inventory.fail(self._checkout.keys, asked.order, asked.attempt, "other")
         return Charge(ChargeState.CAPTURED, amount=PRICE, currency="KRW")
 
-    async def find(self, **_: Any) -> Charge:
+    async def find(self, asked: Attempt) -> Charge:
         return Charge(ChargeState.UNKNOWN)
 
-    async def void(self, **_: Any) -> Charge:
+    async def void(self, asked: Attempt) -> Charge:
         return Charge(ChargeState.UNKNOWN)
 
-    async def refund(self, *, key: str, **_: Any) -> bool:
+    async def refund(self, asked: Attempt, *, key: str, **_: Any) -> bool:
         self.refunds.append(key)
         return True
 
@@ -182,16 +183,17 @@ class Greedy:
     """A provider that takes one too many."""
 
     name = "sandbox"
+    methods = frozenset(Method)
     is_away = False
 
-    async def charge(self, **_: Any) -> Charge:
+    async def charge(self, asked: Attempt) -> Charge:
         return Charge(ChargeState.CAPTURED, amount=PRICE + 1, currency="KRW")
 
-    async def find(self, **_: Any) -> Charge:
-        return await self.charge()
+    async def find(self, asked: Attempt) -> Charge:
+        return await self.charge(asked)
 
-    async def void(self, **_: Any) -> Charge:
-        return await self.charge()
+    async def void(self, asked: Attempt) -> Charge:
+        return await self.charge(asked)
 
-    async def refund(self, **_: Any) -> bool:
+    async def refund(self, asked: Attempt, **_: Any) -> bool:
         return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,16 @@ import pytest
 from aiohttp.test_utils import TestServer, unused_port
 from flow_kit import Sandbox
 
-from onsale.checkout.ports import Charge, ChargeState
+from onsale.checkout.ports import Attempt, Charge, ChargeState, Method
 from onsale.checkout.providers import Guarded, NoReply, NotReached, ProviderWatch, WatchTick
+from onsale.checkout.providers.credentials import Credentials
 from onsale.checkout.providers.sandbox import SandboxProvider
 from onsale.checkout.providers.sandbox_server import create_sandbox
+from onsale.checkout.providers.wire import WirePolicy
 
-ASKED = {"order": "o1", "amount": 500, "currency": "KRW", "method": "card"}
+
+def asked(attempt: str = "a1", token: str = "ok") -> Attempt:
+    return Attempt(attempt, "o1", 500, "KRW", Method.CARD, token)
 
 
 @pytest.mark.parametrize(
@@ -31,52 +36,53 @@ ASKED = {"order": "o1", "amount": 500, "currency": "KRW", "method": "card"}
 )
 async def test_answers_are_translated(sandbox: Sandbox, token: str, expected: Charge) -> None:
     """State, reason, amount and reference as the port has them; the same when it is asked what became of it."""
-    charge = await sandbox.client.charge(attempt="a1", token=token, **ASKED)
+    charge = await sandbox.client.charge(asked("a1", token))
 
     assert expected == charge
-    assert expected == await sandbox.client.find(attempt="a1")
+    assert expected == await sandbox.client.find(asked("a1"))
 
 
 async def test_unknown_attempt_is_unknown(sandbox: Sandbox) -> None:
     """Not found says nothing."""
-    assert ChargeState.UNKNOWN is (await sandbox.client.find(attempt="never")).state
+    assert ChargeState.UNKNOWN is (await sandbox.client.find(asked("never"))).state
 
 
 async def test_void_is_final(sandbox: Sandbox) -> None:
     """A voided attempt is declined, and so is the charge that comes late; one that was captured stays captured."""
-    await sandbox.client.charge(attempt="paid", token="ok", **ASKED)
+    await sandbox.client.charge(asked("paid", "ok"))
 
-    voided = await sandbox.client.void(attempt="a1")
-    late = await sandbox.client.charge(attempt="a1", token="ok", **ASKED)
+    voided = await sandbox.client.void(asked("a1"))
+    late = await sandbox.client.charge(asked("a1", "ok"))
 
     assert [ChargeState.DECLINED] * 2 == [voided.state, late.state]
-    assert ChargeState.CAPTURED is (await sandbox.client.void(attempt="paid")).state
+    assert ChargeState.CAPTURED is (await sandbox.client.void(asked("paid"))).state
 
 
 async def test_silence_and_broken_connections_are_no_reply(sandbox: Sandbox) -> None:
     """What was sent and not answered may have been done."""
     with pytest.raises(NoReply):
-        await sandbox.client.charge(attempt="a1", token="timeout", **ASKED)
+        await sandbox.client.charge(asked("a1", "timeout"))
     with pytest.raises(NoReply):
-        await sandbox.client.charge(attempt="a2", token="lost_reply", **ASKED)
+        await sandbox.client.charge(asked("a2", "lost_reply"))
 
-    assert ChargeState.CAPTURED is (await sandbox.client.find(attempt="a2")).state
+    assert ChargeState.CAPTURED is (await sandbox.client.find(asked("a2"))).state
 
 
 async def test_nobody_there_is_not_reached() -> None:
     """A refused connection sent nothing."""
-    client = SandboxProvider(f"http://127.0.0.1:{unused_port()}")
+    client = SandboxProvider(Credentials(f"http://127.0.0.1:{unused_port()}"))
     with pytest.raises(NotReached):
-        await client.find(attempt="a1")
+        await client.find(asked("a1"))
     await client.close()
 
 
 async def test_refund_is_done_once(sandbox: Sandbox) -> None:
     """The same key again is done; more than was taken is not."""
-    await sandbox.client.charge(attempt="a1", token="ok", **ASKED)
-    refund = {"attempt": "a1", "amount": 500, "currency": "KRW"}
+    await sandbox.client.charge(asked("a1", "ok"))
 
-    assert [True, True, False] == [await sandbox.client.refund(key=key, **refund) for key in ("r", "r", "other")]
+    assert [True, True, False] == [
+        await sandbox.client.refund(asked(), key=key, amount=500, currency="KRW") for key in ("r", "r", "other")
+    ]
     [charge] = await sandbox.charges("o1")
     assert charge["refunded_at"]
 
@@ -86,7 +92,8 @@ class Moody:
     """A provider in the mood that a test sets."""
 
     name = "sandbox"
-    mood: type[Exception] | None = None
+    methods = frozenset(Method)
+    mood: Exception | None = None
     asked: int = 0
 
     async def _answer(self) -> Charge:
@@ -95,53 +102,59 @@ class Moody:
             raise self.mood
         return Charge(ChargeState.CAPTURED)
 
-    async def charge(self, **_: Any) -> Charge:
+    async def charge(self, asked: Attempt) -> Charge:
         return await self._answer()
 
-    async def find(self, **_: Any) -> Charge:
+    async def find(self, asked: Attempt) -> Charge:
         return await self._answer()
 
-    async def void(self, **_: Any) -> Charge:
+    async def void(self, asked: Attempt) -> Charge:
         return await self._answer()
 
-    async def refund(self, **_: Any) -> bool:
+    async def refund(self, asked: Attempt, *, key: str, amount: int, currency: str) -> bool:
         await self._answer()
         return True
 
+    def read_event(self, headers: Mapping[str, str], raw: bytes, now_s: float) -> None:
+        return None
+
+    async def close(self) -> None:
+        pass
+
 
 async def charge(guarded: Guarded) -> ChargeState:
-    return (await guarded.charge(attempt="a1", token="ok", **ASKED)).state
+    return (await guarded.charge(asked("a1", "ok"))).state
 
 
 async def test_a_call_does_not_wait_for_a_connection_beyond_its_time(sandbox: Sandbox) -> None:
     """While others hold every connection nothing is sent: a call begun within a lease ends within it."""
-    client = SandboxProvider(sandbox.url, connect_timeout_s=0.05, connections_max=1)
-    slow = asyncio.create_task(client.charge(attempt="first", token="slow_400", **ASKED))
+    client = SandboxProvider(Credentials(sandbox.url), WirePolicy(connect_timeout_s=0.05, connections_max=1))
+    slow = asyncio.create_task(client.charge(asked("first", "slow_400")))
     await asyncio.sleep(0)
     with pytest.raises(NotReached):
-        await client.charge(attempt="second", token="ok", **ASKED)
+        await client.charge(asked("second", "ok"))
 
     assert ChargeState.CAPTURED is (await slow).state
-    assert ChargeState.UNKNOWN is (await client.find(attempt="second")).state
+    assert ChargeState.UNKNOWN is (await client.find(asked("second"))).state
     await client.close()
 
 
 @pytest.mark.parametrize("mood", [NotReached, NoReply])
 async def test_failures_are_unknown_never_errors(mood: type[Exception]) -> None:
     """The port never raises for the network."""
-    guarded = Guarded(Moody(mood))
+    guarded = Guarded(Moody(mood()))
 
     assert ChargeState.UNKNOWN is await charge(guarded)
-    assert ChargeState.UNKNOWN is (await guarded.find(attempt="a1")).state
-    assert ChargeState.UNKNOWN is (await guarded.void(attempt="a1")).state
-    assert not await guarded.refund(attempt="a1", key="r", amount=1, currency="KRW")
+    assert ChargeState.UNKNOWN is (await guarded.find(asked("a1"))).state
+    assert ChargeState.UNKNOWN is (await guarded.void(asked("a1"))).state
+    assert not await guarded.refund(asked(), key="r", amount=1, currency="KRW")
 
 
 async def test_breaker_opens_after_failures_in_a_row() -> None:
     """Five in a row; an answer in between begins the count anew."""
-    moody = Moody(NotReached)
+    moody = Moody(NotReached())
     guarded = Guarded(moody)
-    for mood in (NotReached, NotReached, None, NotReached, NotReached, NotReached, NotReached):
+    for mood in [NotReached()] * 2 + [None] + [NotReached()] * 4:
         moody.mood = mood
         await charge(guarded)
     assert not guarded.is_away
@@ -152,19 +165,19 @@ async def test_breaker_opens_after_failures_in_a_row() -> None:
 
 async def test_hanging_charges_do_not_open_the_breaker() -> None:
     """Cards that hang say nothing about the provider; questions that nobody answers do."""
-    guarded = Guarded(Moody(NoReply))
+    guarded = Guarded(Moody(NoReply()))
     for _ in range(20):
         await charge(guarded)
     assert not guarded.is_away
 
     for _ in range(5):
-        await guarded.find(attempt="a1")
+        await guarded.find(asked("a1"))
     assert guarded.is_away
 
 
 async def test_a_probe_closes_the_breaker() -> None:
     """Once the provider answers a question, it is back."""
-    moody = Moody(NotReached)
+    moody = Moody(NotReached())
     guarded = Guarded(moody, open_s=0.0)
     for _ in range(5):
         await charge(guarded)
@@ -215,7 +228,7 @@ class Line:
 
 async def test_lines_wait_while_the_provider_is_away() -> None:
     """Paused in the name "provider" and let go on by that name; an operator's stop stays."""
-    moody, line = Moody(NotReached), Line()
+    moody, line = Moody(NotReached()), Line()
     guarded = Guarded(moody, open_s=0.0)
     watch = ProviderWatch([guarded], line, line.open("a", "b"))  # type: ignore[arg-type]
     await line.pause("b", "operator")
@@ -247,7 +260,7 @@ async def test_pause_of_a_dead_process_is_lifted_by_another() -> None:
 async def test_provider_that_dies_and_comes_back(tmp_path: Path) -> None:
     """A real server: killed it is away within five calls, started again it is back at the next probe."""
     port = unused_port()
-    guarded = Guarded(SandboxProvider(f"http://127.0.0.1:{port}"), open_s=0.0)
+    guarded = Guarded(SandboxProvider(Credentials(f"http://127.0.0.1:{port}")), open_s=0.0)
     server = TestServer(create_sandbox(tmp_path), port=port)
     await server.start_server()
     assert ChargeState.CAPTURED is await charge(guarded)
@@ -255,7 +268,7 @@ async def test_provider_that_dies_and_comes_back(tmp_path: Path) -> None:
 
     began_s = time.monotonic()
     for _ in range(6):
-        await guarded.find(attempt="a1")
+        await guarded.find(asked("a1"))
     assert guarded.is_away
     assert time.monotonic() - began_s < 5
 
@@ -263,6 +276,6 @@ async def test_provider_that_dies_and_comes_back(tmp_path: Path) -> None:
     await server.start_server()
     assert await guarded.probe()
     assert not guarded.is_away
-    assert ChargeState.CAPTURED is (await guarded.find(attempt="a1")).state
+    assert ChargeState.CAPTURED is (await guarded.find(asked("a1"))).state
     await guarded._client.close()  # type: ignore[attr-defined]
     await server.close()

@@ -28,7 +28,7 @@ from onsale.checkout.completer import Completer, CompleterPolicy
 from onsale.checkout.flow import CheckoutFlow, Confirmation, FlowPolicy
 from onsale.checkout.inventory import Held, Inventory, ItemUnits, ShopSnapshot, ShopTerms
 from onsale.checkout.orders import OrderRow, Orders
-from onsale.checkout.ports import PaymentProvider
+from onsale.checkout.ports import Method, PaymentProvider
 from onsale.checkout.providers import Guarded
 from onsale.checkout.providers.sandbox import SandboxProvider
 from onsale.checkout.record.flusher import Flusher
@@ -247,7 +247,7 @@ class Checkout:
 
 
 def pay(token: str = "ok") -> PaymentRequest:
-    return PaymentRequest(provider="sandbox", method="card", token=token)
+    return PaymentRequest(provider="sandbox", method=Method.CARD, token=token)
 
 
 def won(amount: int) -> Money:
