@@ -4,9 +4,11 @@ the record can be written from them alone.
 
 from __future__ import annotations
 
-from base64 import b64encode
+from base64 import b64decode, b64encode
+from collections.abc import Iterable
 
 import msgspec
+from msgspec import UNSET, structs
 
 from onsale.auth.errors import Flaw, InvalidRequest
 from onsale.auth.identifiers import order_id, sale_no_of
@@ -17,7 +19,15 @@ from onsale.catalog.errors import SaleUnknown
 from onsale.catalog.sales import Sale, SaleBook
 from onsale.checkout.errors import OrderUnknown, PriceChanged, ProductUnknown
 from onsale.checkout.record.events import AttemptDoc, ItemDoc, OrderDoc
-from onsale.checkout.schemas import PaymentRequest, ReserveRequest
+from onsale.checkout.schemas import (
+    ADDRESS,
+    Address,
+    AmendRequest,
+    ItemRequest,
+    Money,
+    PaymentRequest,
+    ReserveRequest,
+)
 
 # Larger than any order we can think of, small enough that no sum of it leaves a 64-bit column or a JSON number.
 AMOUNT_MAX = 2**53
@@ -28,7 +38,7 @@ DOC = msgspec.json.Decoder(OrderDoc)
 
 def order_doc(sale: Sale, admission: Pass, request: ReserveRequest, key: str, sealer: Sealer) -> OrderDoc:
     """A new order at the sale's prices. Raises InvalidRequest, ProductUnknown, PriceChanged."""
-    items = priced(sale, request)
+    items = priced(sale, request.items)
     order = order_id(sale.no)
     return OrderDoc(
         order=order,
@@ -37,13 +47,35 @@ def order_doc(sale: Sale, admission: Pass, request: ReserveRequest, key: str, se
         turn=admission.turn,
         lane=admission.lane,
         items=items,
-        amount=_total(items, request),
+        amount=_total(items, request.expected_total),
         currency=items[0].currency,
         idempotency_key=key,
         body_digest=body_digest(request),
         limit_per_buyer=sale.limit_per_buyer,
-        address=_sealed_address(order, request, sealer),
+        address=_sealed_address(order, request.address, sealer),
     )
+
+
+def amended_doc(sale: Sale, doc: OrderDoc, request: AmendRequest, sealer: Sealer) -> OrderDoc:
+    """The order's next document; the same one where nothing changes. Raises InvalidRequest, ProductUnknown,
+    PriceChanged."""
+    items = doc.items if request.items is UNSET else priced(sale, request.items)
+    amount = _total(items, request.expected_total)
+    address = doc.address
+    if request.address is not UNSET and request.address != opened_address(doc, sealer):
+        address = _sealed_address(doc.order, request.address, sealer)
+    if (items, address) == (doc.items, doc.address):
+        return doc
+    return structs.replace(
+        doc, items=items, amount=amount, currency=items[0].currency, address=address, revision=doc.revision + 1
+    )
+
+
+def opened_address(doc: OrderDoc, sealer: Sealer) -> Address | None:
+    """Where an order goes, as its buyer said."""
+    if doc.address is None:
+        return None
+    return ADDRESS.decode(sealer.open(b64decode(doc.address), address_context(doc.order)))
 
 
 def attempt_doc(
@@ -73,10 +105,10 @@ def attempt_doc(
     )
 
 
-def priced(sale: Sale, request: ReserveRequest) -> tuple[ItemDoc, ...]:
+def priced(sale: Sale, wanted: Iterable[ItemRequest]) -> tuple[ItemDoc, ...]:
     """The items at the sale's price, by product. Raises InvalidRequest (a product twice), ProductUnknown."""
     items: dict[str, ItemDoc] = {}
-    for position, asked in enumerate(request.items):
+    for position, asked in enumerate(wanted):
         offer = sale.item(asked.product)
         if offer is None:
             raise ProductUnknown
@@ -111,21 +143,20 @@ def address_context(order: str) -> str:
     return f"orders.address:{order}"
 
 
-def _total(items: tuple[ItemDoc, ...], request: ReserveRequest) -> int:
+def _total(items: tuple[ItemDoc, ...], expected: Money | None) -> int:
     currency = items[0].currency
     if any(item.currency != currency for item in items):
         raise InvalidRequest(Flaw("#/items", "currency_mixed", "These products are sold in different currencies."))
     amount = sum(item.quantity * item.unit_amount for item in items)
     if amount > AMOUNT_MAX:
         raise InvalidRequest(Flaw("#/items", "total_too_large", "The total is more than one payment can be."))
-    expected = request.expected_total
     if expected is not None and (expected.amount, expected.currency) != (amount, currency):
         raise PriceChanged(amount, currency)
     return amount
 
 
-def _sealed_address(order: str, request: ReserveRequest, sealer: Sealer) -> str | None:
-    if request.address is None:
+def _sealed_address(order: str, address: Address | None, sealer: Sealer) -> str | None:
+    if address is None:
         return None
-    sealed = sealer.seal(_encode(request.address), address_context(order))
+    sealed = sealer.seal(_encode(address), address_context(order))
     return b64encode(sealed).decode()

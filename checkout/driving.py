@@ -68,9 +68,9 @@ class Driver:
         self._policy = policy
         self._driving: dict[str, asyncio.Task[Ending]] = {}
 
-    def start(self, claim: Claim, buyer: str, payment: PaymentRequest, digest: str) -> asyncio.Task[Ending]:
-        """Begin an attempt. Its task answers how it ended, or which attempt the order has instead; it raises what
-        `Inventory.pin` raises. Raises StoreUnavailable when too many are being driven."""
+    def start(self, claim: Claim, buyer: str, payment: PaymentRequest, digest: str, rev: int) -> asyncio.Task[Ending]:
+        """Begin an attempt for the order as it is at `rev`. Its task answers how it ended, or which attempt the order
+        has instead; it raises what `Inventory.pin` raises. Raises StoreUnavailable when too many are being driven."""
         if len(self._driving) >= self._policy.attempts_max:
             raise StoreUnavailable
         doc = attempt_doc(
@@ -83,7 +83,7 @@ class Driver:
             drive_ms=self._policy.drive_ms,
             sealer=self._sealer,
         )
-        driving = self._drive(claim, Pin(claim.doc.order, buyer, doc), payment.token)
+        driving = self._drive(claim, Pin(claim.doc.order, buyer, doc, rev), payment.token)
         task = asyncio.create_task(driving, name=f"attempt {claim.attempt}")
         self._driving[claim.attempt] = task
         task.add_done_callback(lambda done: self._end(claim.attempt, done))

@@ -53,6 +53,10 @@ class OrderExpired(CheckoutError):
     """The reservation has lapsed; its units are free again."""
 
 
+class OrderChanged(CheckoutError):
+    """The order was changed meanwhile: look at it again."""
+
+
 class OrderStateConflict(CheckoutError):
     """The order is not in a state in which this can be done."""
 

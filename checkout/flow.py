@@ -14,7 +14,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import NoReturn
 
 import msgspec
 
@@ -24,23 +27,35 @@ from onsale.auth.passes import Pass, Passes
 from onsale.auth.requests import body_digest
 from onsale.auth.sealing import Sealer
 from onsale.catalog.sales import Sale, SaleBook
-from onsale.checkout.documents import DOC, order_doc, sale_of
+from onsale.checkout.documents import DOC, amended_doc, order_doc, sale_of
 from onsale.checkout.driving import DrivePolicy, Driver
-from onsale.checkout.errors import OrderUnknown, PassExpired, PriceChanged, ProductUnknown, ProviderAway
+from onsale.checkout.errors import (
+    OrderChanged,
+    OrderExpired,
+    OrderStateConflict,
+    OrderUnknown,
+    PassExpired,
+    PriceChanged,
+    ProductUnknown,
+    ProviderAway,
+)
 from onsale.checkout.idempotency import Ending, Outcome, ending_of_attempt, ending_of_row, refuse_unless_paid
-from onsale.checkout.inventory import Held, Inventory, OrderView, Reserve
+from onsale.checkout.inventory import Amend, Held, Inventory, OrderView, Reserve
 from onsale.checkout.orders import Orders
 from onsale.checkout.ports import PaymentProvider
 from onsale.checkout.record.events import OrderDoc
 from onsale.checkout.record.watermark import RECORDED, RecordFeed, VerdictKind
-from onsale.checkout.schemas import PaymentRequest, ReserveRequest
+from onsale.checkout.schemas import AmendRequest, PaymentRequest, ReserveRequest
 from onsale.checkout.settling import Claim, Settler, Shop
+from onsale.checkout.snapshot import units_of
 from onsale.checkout.states import OrderState
 from onsale.lua.replies import Reply
 
 # Another process drives the attempt: how often its order is looked at meanwhile.
 FOLLOW_FIRST_S = 0.05
 FOLLOW_LAST_S = 0.4
+# An order is amended by its buyer's own hand: more changes than these at once are not one person's.
+AMEND_TRIES_MAX = 5
 
 _encode = msgspec.json.Encoder().encode
 
@@ -166,16 +181,64 @@ class CheckoutFlow:
                 return await self._confirm_recorded(sale, buyer, order, asked)
             if view.buyer != buyer:
                 raise OrderUnknown
-            confirmation = await self._confirm_once(sale, view, provider, asked)
+            try:
+                confirmation = await self._confirm_once(sale, view, provider, asked)
+            except OrderChanged:
+                # Amended, or declined, since it was looked at: the attempt would charge another total.
+                if time.monotonic() > deadline_s:
+                    raise
+                continue
             ending = confirmation.ending
             # Another key's card was declined while this request waited for it: now its own is tried.
             if ending.key == key or ending.outcome is not Outcome.DECLINED or time.monotonic() > deadline_s:
                 refuse_unless_paid(ending, is_replay=confirmation.is_replay)
                 return confirmation
 
+    async def amend(self, buyer: str, order: str, token: str, request: AmendRequest) -> None:
+        """Change what a reservation holds, or its address, at the server's price; asked twice it changes once.
+
+        Raises OrderUnknown, PassRequired, PassInvalid, InvalidRequest, ProductUnknown, PriceChanged, and what
+        `Inventory.amend` raises.
+        """
+        sale = sale_of(self._book, order)
+        for _ in range(AMEND_TRIES_MAX):
+            view = await self._look(sale.id, order)
+            if view is None:
+                await self._refuse_forgotten(buyer, order)
+            if view.buyer != buyer:
+                raise OrderUnknown
+            pass_exp_ms = self._pass_exp_ms(sale, view, token)
+            doc = DOC.decode(view.doc)
+            amended = amended_doc(sale, doc, request, self._sealer)
+            if amended is doc and view.state is OrderState.RESERVED:
+                return
+            asked = Amend(order, view.rev, pass_exp_ms, units_of(amended), _encode(amended))
+            with suppress(OrderChanged):
+                await self._shop.ask(sale.id, partial(self._inventory.amend, item=asked))
+                return
+        raise OrderChanged
+
     async def close(self) -> None:
         """Let every attempt finish that this process drives; each ends with its lease at the latest."""
         await self._driver.close()
+
+    def _pass_exp_ms(self, sale: Sale, view: OrderView, token: str) -> int:
+        """When the pass runs out with which the order was made; an ordinary order was made with none."""
+        if not view.turn:
+            return 0
+        if not token:
+            raise PassRequired
+        admission = self._passes.verify(token, sale=sale.id)
+        if (admission.buyer, admission.turn) != (view.buyer, view.turn):
+            raise PassInvalid
+        return admission.exp_ms
+
+    async def _refuse_forgotten(self, buyer: str, order: str) -> NoReturn:
+        """What Redis does not know any more has ended."""
+        row = await self._orders.get(order)
+        if row is None or row.buyer != buyer:
+            raise OrderUnknown
+        raise OrderExpired if row.state in (OrderState.EXPIRED, OrderState.RESERVED) else OrderStateConflict
 
     async def _refuse(
         self, sale: Sale, admission: Pass, key: str, digest: str, refusal: PriceChanged | ProductUnknown
@@ -213,7 +276,7 @@ class CheckoutFlow:
             raise ProviderAway
         doc = DOC.decode(view.doc)
         claim = Claim(sale.id, doc, new_id(), asked.key, provider)
-        task = self._driver.start(claim, view.buyer, asked.payment, asked.digest)
+        task = self._driver.start(claim, view.buyer, asked.payment, asked.digest, view.rev)
         # Without an answer it is still being driven, and how far is asked of the record.
         ending = await result_of(task, asked.deadline_s) or Ending(claim.attempt, asked.key, Outcome.OPEN)
         is_own = ending.attempt == claim.attempt

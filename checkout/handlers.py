@@ -30,7 +30,7 @@ from onsale.checkout.documents import DOC, sale_of
 from onsale.checkout.flow import CheckoutFlow
 from onsale.checkout.orders import Page
 from onsale.checkout.reads import Reads, order_reply
-from onsale.checkout.schemas import CANCEL, CONFIRM, RESERVE, CancelRequest, PaymentList, StockReply
+from onsale.checkout.schemas import AMEND, CANCEL, CONFIRM, RESERVE, CancelRequest, PaymentList, StockReply
 from onsale.checkout.states import OrderState
 from onsale.checkout.stock import StockBoard
 
@@ -95,6 +95,16 @@ async def release(request: web.Request) -> web.Response:
     buyer = await _buyer(request, sale_of(request.app[BOOK], order))
     await request.app[READS].release(buyer, order)
     return web.Response(status=204)
+
+
+async def amend(request: web.Request) -> web.Response:
+    """PATCH /v1/orders/{order}"""
+    require_no_query(request)
+    order = request.match_info["order"]
+    buyer = await _buyer(request, sale_of(request.app[BOOK], order))
+    wanted = await body(request, AMEND)
+    await request.app[FLOW].amend(buyer, order, request.headers.get("Admission-Pass", ""), wanted)
+    return reply(200, await request.app[READS].order(buyer, order), {"Cache-Control": "no-store"})
 
 
 async def cancel(request: web.Request) -> web.Response:

@@ -27,6 +27,7 @@ from redis.exceptions import ClusterDownError, OutOfMemoryError, ReadOnlyError, 
 from onsale.auth.errors import IdempotencyKeyReused, StoreUnavailable
 from onsale.checkout.errors import (
     CheckoutError,
+    OrderChanged,
     OrderExpired,
     OrderStateConflict,
     OrderUnknown,
@@ -49,6 +50,7 @@ from onsale.lua.batching import BATCH_MAX, Batcher, Overloaded
 from onsale.lua.keys import ShopKeys
 from onsale.lua.replies import Reply
 from onsale.lua.shop import (
+    Amend,
     PackedAttempt,
     PackedOrder,
     PinItem,
@@ -62,6 +64,7 @@ from onsale.lua.shop import (
 )
 
 __all__ = [
+    "Amend",
     "Changed",
     "Claiming",
     "Held",
@@ -102,6 +105,8 @@ class Pin:
     order: str
     buyer: str
     attempt: AttemptDoc
+    # As the caller saw the order when it made the attempt; 0 = whatever it is now.
+    rev: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,10 +229,17 @@ class Inventory:
         _must(reply)
         return _view(order, PACKED_ORDER.decode(row[0]), row[1])
 
+    async def amend(self, keys: ShopKeys, item: Amend) -> Changed:
+        """Hold other units for an order that is not being paid, or none of the change; its time stays. Not idempotent
+        by itself: the same change once more finds another rev. Raises OrderUnknown, OrderExpired, OrderStateConflict,
+        OrderChanged, SaleNotOpen, RecordBehind, PassExpired, PassRevoked, PassSpent, PurchaseLimitReached, SoldOut."""
+        return _changed(await self._batched("amend", keys, item))
+
     async def pin(self, keys: ShopKeys, item: Pin) -> Pinned:
         """Take an order off the reaper's list and claim its units for one attempt. A key that tried before answers that
         try; an order that is being or has been paid answers its attempt, whatever the key: see `Pinned.is_replay`.
-        Raises OrderUnknown, OrderExpired, OrderStateConflict, IdempotencyKeyReused (same key, other body)."""
+        Raises OrderUnknown, OrderExpired, OrderStateConflict, OrderChanged (it is not at the rev the attempt was made
+        for), IdempotencyKeyReused (same key, other body)."""
         attempt = item.attempt
         request = PinItem(
             item.order,
@@ -236,6 +248,7 @@ class Inventory:
             attempt.idempotency_key,
             attempt.body_digest,
             msgspec.json.encode(attempt).decode(),
+            item.rev,
         )
         reply, row = await self._batched("pin", keys, request)
         _must(reply)
@@ -451,6 +464,7 @@ REFUSALS: Mapping[Reply, type[Exception]] = {
     Reply.PRICE_CHANGED: PriceChanged,
     Reply.ORDER_EXPIRED: OrderExpired,
     Reply.STATE_CONFLICT: OrderStateConflict,
+    Reply.STALE: OrderChanged,
     Reply.NOT_YOURS: OrderUnknown,
     # Something else wrote into the sale's keys: nobody can buy until an operator has rebuilt it.
     Reply.CORRUPT: StoreUnavailable,

@@ -76,6 +76,7 @@ class OrderRow:
     expires_at_ms: int
     items: tuple[ItemDoc, ...]
     payments: tuple[PaymentRow, ...]
+    revision: int
 
     def payment_state(self, attempt: str) -> str | None:
         """The state of one try to pay; None when the record does not have it."""
@@ -96,6 +97,7 @@ class OrderRow:
             body_digest=self.body_digest,
             limit_per_buyer=limit_per_buyer,
             address=None if self.address is None else b64encode(self.address).decode(),
+            revision=self.revision,
         )
 
 
@@ -201,6 +203,7 @@ def order_row(row: Mapping[str, Any]) -> OrderRow:
         expires_at_ms=row["expires_at_ms"],
         items=_ITEMS.decode(row["items"]),
         payments=_PAYMENTS.decode(row["payments"]),
+        revision=row["revision"],
     )
 
 

@@ -7,7 +7,6 @@ Where Redis is away or being rebuilt, what the record says is shown.
 from __future__ import annotations
 
 import asyncio
-from base64 import b64decode
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -18,7 +17,7 @@ from onsale.auth.errors import StoreUnavailable
 from onsale.auth.requests import rfc3339
 from onsale.auth.sealing import Sealer
 from onsale.catalog.sales import SaleBook
-from onsale.checkout.documents import DOC, address_context, sale_of
+from onsale.checkout.documents import DOC, opened_address, sale_of
 from onsale.checkout.errors import (
     OrderExpired,
     OrderStateConflict,
@@ -31,8 +30,6 @@ from onsale.checkout.inventory import Inventory, OrderView
 from onsale.checkout.orders import OrderRow, Orders, Page, PaymentRow
 from onsale.checkout.record.events import ItemDoc, OrderDoc
 from onsale.checkout.schemas import (
-    ADDRESS,
-    Address,
     ItemReply,
     Money,
     OperatorOrder,
@@ -84,7 +81,7 @@ class Reads:
     async def order(self, buyer: str, order: str) -> OrderDetail:
         """One order of this buyer, whole. OrderUnknown when it is another's."""
         present = await self._present(buyer, order)
-        return OrderDetail(**structs.asdict(present.reply()), address=self._opened(order, present.doc))
+        return OrderDetail(**structs.asdict(present.reply()), address=opened_address(present.doc, self._sealer))
 
     async def payments(self, buyer: str, order: str) -> tuple[PaymentReply, ...]:
         """Every try to pay one order of this buyer, oldest first."""
@@ -204,11 +201,6 @@ class Reads:
     async def _moving_view(self, row: OrderRow) -> OrderView | None:
         is_moving = row.state in (OrderState.RESERVED, OrderState.CONFIRMING)
         return await self._view(row.sale, row.order) if is_moving and row.sale is not None else None
-
-    def _opened(self, order: str, doc: OrderDoc) -> Address | None:
-        if doc.address is None:
-            return None
-        return ADDRESS.decode(self._sealer.open(b64decode(doc.address), address_context(order)))
 
 
 def order_reply(

@@ -51,6 +51,17 @@ class ReserveRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     expected_total: Money | None = None
 
 
+class AmendRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A merge patch of a reservation. `items` are what it shall hold, all of them, at the price of now; `address` null
+    takes it away."""
+
+    items: Annotated[tuple[ItemRequest, ...], msgspec.Meta(min_length=1, max_length=ITEMS_MAX)] | msgspec.UnsetType = (
+        msgspec.UNSET
+    )
+    address: Address | msgspec.UnsetType | None = msgspec.UNSET
+    expected_total: Money | None = None
+
+
 class PaymentRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How to pay; `token` is the provider's, sealed before it is kept and erased when the attempt ends."""
 
@@ -149,5 +160,6 @@ class StockReply(msgspec.Struct, frozen=True):
 
 RESERVE = msgspec.json.Decoder(ReserveRequest)
 CONFIRM = msgspec.json.Decoder(ConfirmRequest)
+AMEND = msgspec.json.Decoder(AmendRequest)
 CANCEL = msgspec.json.Decoder(CancelRequest)
 ADDRESS = msgspec.json.Decoder(Address)

@@ -6,9 +6,11 @@
   KEYS[4] orders  hash    order -> packed order
   KEYS[5] docs    hash    order -> its document
   KEYS[6] money   stream  consumed by the Flusher
-  ARGV[1] msgpack: a list of {order, buyer, attempt, key, digest, attempt's document}
+  ARGV[1] msgpack: a list of {order, buyer, attempt, key, digest, attempt's document, rev of the order that the attempt
+    was made for (0 whatever it is)}
   Returns for each {0, state, rev, expires_at_ms, is_replay, attempt packed} | {7} unknown | {20} another's
-    | {15} the key was used with another body | {17} expired | {18} ended | {1} recovering | {22} corrupt
+    | {9} changed since | {15} the key was used with another body | {17} expired | {18} ended | {1} recovering
+    | {22} corrupt
   Events: claimed ]]
 -- include: guard
 -- include: shop
@@ -45,6 +47,8 @@ local function decide(item)
   if order[STATE] ~= "reserved" then return {STATE_CONFLICT} end
   -- Its units may be free in a moment: the reaper is at most two seconds late.
   if order[EXPIRES_AT] <= now_ms then return {ORDER_EXPIRED} end
+  -- Its total may be another now than the attempt would charge.
+  if item[7] > 0 and order[REV] ~= item[7] then return {STALE} end
   local doc = redis.call("HGET", docs, id)
   assert(doc, id)
   return nil, {id = id, order = order, item = item, doc = doc,

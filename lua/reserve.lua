@@ -20,6 +20,7 @@
     | {15} key used with another body | {16} record behind | {1} recovering | {22} corrupt    Events: reserved ]]
 -- include: guard
 -- include: shop
+-- include: behind
 local meta, stock, holds, orders, docs, buyers = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local turns, keys, ended, money, holdings = KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
 local items = cmsgpack.unpack(ARGV[1])
@@ -46,12 +47,7 @@ local CHUNK = 4000
 -- Refusals remembered for one buyer: nobody is refused that often by mistake, and this memory is everybody's.
 local REFUSALS_MAX = 100
 
--- Whether the oldest event the record has not is older than it may be: then what is held here might be refused there.
-local function is_behind(stream, upto)
-  local oldest = redis.call("XRANGE", stream, "(" .. (upto or "0-0"), "+", "COUNT", 1)[1]
-  return oldest ~= nil and now_ms - tonumber(string.match(oldest[1], "^%d+")) > behind_ms
-end
-local record_behind = is_behind(money, terms[7]) or is_behind(holdings, terms[8])
+local record_behind = is_behind(money, terms[7], now_ms, behind_ms) or is_behind(holdings, terms[8], now_ms, behind_ms)
 
 -- Values of many fields of a hash, by field; false where there is none.
 local function read_many(key, wanted)

@@ -58,7 +58,8 @@ class Reserve(msgspec.Struct, frozen=True, array_like=True):
 
 
 class PinItem(msgspec.Struct, frozen=True, array_like=True):
-    """One pin: `attempt_doc` is the attempt's document (JSON of `AttemptDoc`)."""
+    """One pin: `attempt_doc` is the attempt's document (JSON of `AttemptDoc`), made for the order as it was at `rev`
+    (0 = as it is)."""
 
     order: str
     buyer: str
@@ -66,6 +67,18 @@ class PinItem(msgspec.Struct, frozen=True, array_like=True):
     key: str
     digest: str
     attempt_doc: str
+    rev: int = 0
+
+
+class Amend(msgspec.Struct, frozen=True, array_like=True):
+    """A change of what an order holds: `items` are (product, quantity) as they shall be, no product twice; `doc` is its
+    new document, made from the one of `rev`."""
+
+    order: str
+    rev: int
+    pass_exp_ms: int
+    items: tuple[tuple[str, int], ...]
+    doc: bytes
 
 
 class RemakeItem(msgspec.Struct, frozen=True, array_like=True):
@@ -155,6 +168,11 @@ class ShopScripts:
             (i.order, i.buyer, i.turn, i.pass_exp_ms, i.items, i.key, i.digest, _blob(i.doc), i.refusal) for i in items
         ]
         return _rows(await self._call("reserve", keys, _pack(rows)))
+
+    async def amend(self, keys: ShopKeys, items: Sequence[Amend]) -> list[Row]:
+        """OK, event_id, rev, expires_at_ms, state, is_replay | refusal."""
+        rows = [(i.order, i.rev, i.pass_exp_ms, i.items, _blob(i.doc)) for i in items]
+        return _rows(await self._call("amend", keys, _pack(rows)))
 
     async def pin(self, keys: ShopKeys, items: Sequence[PinItem]) -> list[Row]:
         """OK, state, rev, expires_at_ms, is_replay, attempt (packed) | refusal."""
@@ -277,6 +295,7 @@ KEYS: dict[str, tuple[str, ...]] = {
         "money",
         "holdings",
     ),
+    "amend": ("meta", "stock", "orders", "docs", "buyers", "turns", "money", "holdings"),
     "pin": ("meta", "stock", "holds", "orders", "docs", "money"),
     "confirm": ("meta", "stock", "holds", "orders", "docs", "buyers", "turns", "keys", "ended", "money", "closings"),
     "decline": ("meta", "stock", "holds", "orders", "buyers", "turns", "ended", "money"),

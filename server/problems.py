@@ -101,6 +101,7 @@ PROBLEMS: Mapping[type[BaseException], Problem] = {
     checkout.PriceChanged: Problem(409, "price_changed"),
     checkout.OrderUnknown: Problem(404, "order_unknown"),
     checkout.OrderExpired: Problem(409, "order_expired"),
+    checkout.OrderChanged: Problem(409, "order_changed"),
     checkout.OrderStateConflict: Problem(409, "order_state_conflict"),
     checkout.SaleNotOpen: Problem(409, "sale_not_open"),
     checkout.AmountMismatch: Problem(409, "amount_mismatch"),

@@ -125,6 +125,11 @@ CONFIRM_PROBLEMS = (
     checkout_errors.ShopRecovering,
 )  # fmt: skip
 
+AMEND_PROBLEMS = (
+    checkout_errors.OrderUnknown, checkout_errors.OrderExpired, checkout_errors.OrderStateConflict,
+    checkout_errors.OrderChanged, auth_errors.PassRequired, auth_errors.PassInvalid,
+    *(problem for problem in RESERVE_PROBLEMS if problem is not checkout_errors.ReservationOpen),
+)  # fmt: skip
 AFTER_SALE_PROBLEMS = (checkout_errors.OrderUnknown, checkout_errors.OrderStateConflict)
 
 CHECKOUT = (
@@ -147,6 +152,12 @@ CHECKOUT = (
     Route(
         "GET", "/v1/orders/{order}", checkout.show, "show_order", "One of your orders.", "holder",
         reply=checkout_schemas.OrderDetail, problems=(checkout_errors.OrderUnknown,),
+    ),
+    Route(
+        "PATCH", "/v1/orders/{order}", checkout.amend, "amend",
+        "Change what a reservation holds, or where it goes; all of it or nothing.", "holder",
+        body=checkout_schemas.AmendRequest, reply=checkout_schemas.OrderDetail, headers=("Admission-Pass",),
+        problems=AMEND_PROBLEMS,
     ),
     Route(
         "DELETE", "/v1/orders/{order}", checkout.release, "release", "Give a reservation up.", "holder", status=204,

@@ -25,7 +25,7 @@ SELECT order_id, reason, settled_at IS NOT NULL AS is_settled FROM refusals WHER
 
 -- orders_of --
 -- Where the record has the units of these orders.
-SELECT id, state, claim, rev FROM orders WHERE id = ANY($1::text[]);
+SELECT id, state, claim, rev, revision FROM orders WHERE id = ANY($1::text[]);
 
 -- order_items_of --
 -- How many units of what these orders have.

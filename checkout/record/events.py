@@ -10,6 +10,7 @@ A stream entry has the fields `verb`, `order`, `rev`, `at` (Redis ms) and, by ve
 | money    | confirmed | attempt_id |
 | money    | declined  | attempt_id, reason, expires: back to reserved, a retryable decline |
 | money    | failed    | attempt_id, reason: the claim ends, its units are free again |
+| money    | amended   | expires, doc: what a reservation holds was changed, or its address; in one order with claims |
 
 `closings` entries have `turn`, `why`, `at`. `admissions` entries (the line's): `lane`, `at`, `places`, `returners`
 (comma-separated), `rate_milli`, `burst`, `active`, `active_max`, `passed_over`, `inversions`.
@@ -55,6 +56,8 @@ class OrderDoc(msgspec.Struct, frozen=True):
     limit_per_buyer: Units
     # Sealed, base64; null where the order has none.
     address: str | None = None
+    # Counts how often it was amended, so that of two documents the newer is known.
+    revision: Units = 1
 
 
 class AttemptDoc(msgspec.Struct, frozen=True):

@@ -44,6 +44,7 @@ RETURNING (SELECT limit_per_buyer FROM sales WHERE id = $1) AS limit_per_buyer;
 -- What is known of the orders that a batch of money names, with their lines and tries to pay. Money and holdings lock in
 -- the same order: neither waits for a lock that the other one cannot give back.
 SELECT o.id, o.buyer, coalesce(o.turn, '') AS turn, o.amount, o.currency, o.state, o.claim, o.rev, o.claim_rev, o.reason,
+       o.revision,
        (SELECT json_agg(json_build_object(
                  'product', i.product, 'title', i.title, 'quantity', i.quantity, 'unit_amount', i.unit_amount,
                  'list_amount', i.list_amount, 'currency', i.currency) ORDER BY i.product)
@@ -74,21 +75,25 @@ SELECT coalesce((SELECT json_agg(json_build_array(product, stock, claimed, sold)
 -- Orders that this batch of money brings. Where a batch of holdings brought one in the same moment, the claim is added to
 -- it, and whoever has the newer rev describes its state.
 INSERT INTO orders AS o (id, sale, buyer, turn, lane, epoch, state, claim, reason, rev, claim_rev, amount, currency,
-                         address, idempotency_key, body_digest, reserved_at, expires_at, confirmed_at, ended_at)
+                         address, idempotency_key, body_digest, reserved_at, expires_at, confirmed_at, ended_at,
+                         revision)
 SELECT n.id, $1, n.buyer, nullif(n.turn, ''), n.lane, $2, n.state, n.claim, n.reason, n.rev, n.claim_rev, n.amount,
        n.currency, n.address, n.idempotency_key, n.body_digest, to_timestamp(n.reserved_ms / 1000.0),
-       to_timestamp(n.expires_ms / 1000.0), to_timestamp(n.confirmed_ms / 1000.0), to_timestamp(n.ended_ms / 1000.0)
+       to_timestamp(n.expires_ms / 1000.0), to_timestamp(n.confirmed_ms / 1000.0), to_timestamp(n.ended_ms / 1000.0),
+       n.revision
   FROM unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::int[], $11::int[],
               $12::bigint[], $13::text[], $14::bytea[], $15::text[], $16::text[], $17::bigint[], $18::bigint[],
-              $19::bigint[], $20::bigint[])
+              $19::bigint[], $20::bigint[], $21::int[])
        AS n (id, buyer, turn, lane, state, claim, reason, rev, claim_rev, amount, currency, address, idempotency_key,
-             body_digest, reserved_ms, expires_ms, confirmed_ms, ended_ms)
+             body_digest, reserved_ms, expires_ms, confirmed_ms, ended_ms, revision)
     ON CONFLICT (id) DO UPDATE
    SET claim = excluded.claim, claim_rev = excluded.claim_rev, confirmed_at = excluded.confirmed_at,
        state = CASE WHEN o.rev < excluded.rev THEN excluded.state ELSE o.state END,
        reason = CASE WHEN o.rev < excluded.rev THEN excluded.reason ELSE o.reason END,
        expires_at = CASE WHEN o.rev < excluded.rev THEN excluded.expires_at ELSE o.expires_at END,
        ended_at = CASE WHEN o.rev < excluded.rev THEN excluded.ended_at ELSE o.ended_at END,
+       -- Holdings bring an order as it was first reserved.
+       amount = excluded.amount, currency = excluded.currency, address = excluded.address, revision = excluded.revision,
        rev = greatest(o.rev, excluded.rev), updated_at = now()
  WHERE o.claim_rev < excluded.claim_rev
 RETURNING id;
@@ -135,11 +140,35 @@ WITH ended AS (
 )
 SELECT o.id FROM orders o JOIN ended n ON n.id = o.id;
 
+-- orders_amend --
+-- Orders that were known before this batch, as their newest document has them.
+UPDATE orders o
+   SET revision = n.revision, amount = n.amount, currency = n.currency, address = n.address, updated_at = now()
+  FROM unnest($1::text[], $2::int[], $3::bigint[], $4::text[], $5::bytea[])
+       AS n (id, revision, amount, currency, address)
+ WHERE o.id = n.id AND o.revision < n.revision;
+
+-- order_items_delete --
+-- Lines of amended orders that are no more.
+WITH kept AS (
+  SELECT n.order_id, array_agg(n.product) AS products
+    FROM unnest($1::text[], $2::text[], $3::int[]) AS n (order_id, product, revision)
+    JOIN orders o ON o.id = n.order_id AND o.revision = n.revision
+   GROUP BY n.order_id)
+DELETE FROM order_items i USING kept k WHERE i.order_id = k.order_id AND i.product <> ALL(k.products);
+
 -- order_items_insert --
--- The lines of new orders; those that are known stay as they were priced.
-INSERT INTO order_items (order_id, product, title, quantity, unit_amount, list_amount, currency)
-SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::bigint[], $6::bigint[], $7::text[])
-ON CONFLICT (order_id, product) DO NOTHING;
+-- The lines of orders whose newest document these are from; a line that is known stays as it was priced, unless it was
+-- amended.
+INSERT INTO order_items AS i (order_id, product, title, quantity, unit_amount, list_amount, currency)
+SELECT n.order_id, n.product, n.title, n.quantity, n.unit_amount, n.list_amount, n.currency
+  FROM unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::bigint[], $6::bigint[], $7::text[], $8::int[])
+       AS n (order_id, product, title, quantity, unit_amount, list_amount, currency, revision)
+  JOIN orders o ON o.id = n.order_id AND o.revision = n.revision
+    ON CONFLICT (order_id, product) DO UPDATE
+   SET title = excluded.title, quantity = excluded.quantity, unit_amount = excluded.unit_amount,
+       list_amount = excluded.list_amount, currency = excluded.currency
+ WHERE (i.quantity, i.unit_amount) <> (excluded.quantity, excluded.unit_amount);
 
 -- payments_insert --
 -- Tries to pay that this batch brings. The driver's time runs from the moment the claim is recorded, on this clock.

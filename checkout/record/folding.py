@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from onsale.checkout.record.events import AttemptDoc, ItemDoc, OrderDoc
-from onsale.checkout.record.reading import Claimed, Confirmed, Declined, Failed, MoneyEvent
+from onsale.checkout.record.reading import Amended, Claimed, Confirmed, Declined, Failed, MoneyEvent
 from onsale.checkout.states import OrderState
 
 
@@ -67,6 +67,9 @@ class OrderStanding:
     expires_ms: int | None = None
     confirmed_ms: int | None = None
     ended_ms: int | None = None
+    # Which of its documents these are, and whether this batch brings it for an order that was known.
+    revision: int = 1
+    is_amended: bool = False
 
     def describe(self, state: OrderState, rev: int) -> bool:
         """Take a newer state; False when a newer one is known already."""
@@ -74,6 +77,14 @@ class OrderStanding:
             return False
         self.state, self.rev = state, rev
         return True
+
+    def adopt(self, doc: OrderDoc, address: bytes | None) -> None:
+        """Be what a newer document says."""
+        if doc.revision <= self.revision:
+            return
+        self.items, self.amount, self.currency, self.address = doc.items, doc.amount, doc.currency, address
+        self.revision, self.is_amended = doc.revision, self.doc is None
+        self.doc = doc if self.doc is not None else None
 
     def touch(self, rev: int) -> None:
         # Money always moves claim_rev on, even where a rebuilt order counts its revs from a smaller number.
@@ -182,6 +193,8 @@ class MoneyFold:
         """One event after the other; what one takes, the next one misses."""
         for event in events:
             match event:
+                case Amended():
+                    self._amended(event)
                 case Claimed():
                     self._claimed(event)
                 case Confirmed():
@@ -190,6 +203,17 @@ class MoneyFold:
                     self._declined(event)
                 case Failed():
                     self._failed(event)
+
+    def _amended(self, event: Amended) -> None:
+        order = self._standing.orders.get(event.order) or self._arrive(event)
+        # A claim is for what the order held when it was made: what was changed before it was recorded before it.
+        if order.claim in (Claim.OPEN, Claim.SOLD):
+            return
+        order.adopt(event.doc, event.address)
+        order.touch(event.rev)
+        if order.describe(OrderState.RESERVED, event.rev):
+            order.expires_ms = event.expires_ms
+        self.orders[order.order] = order
 
     def _claimed(self, event: Claimed) -> None:
         order = self._standing.orders.get(event.order) or self._arrive(event)
@@ -203,12 +227,13 @@ class MoneyFold:
             return self._accept(order, event)
         return self._refuse(order, event, reason)
 
-    def _arrive(self, event: Claimed) -> OrderStanding:
+    def _arrive(self, event: Amended | Claimed) -> OrderStanding:
         doc = event.doc
         order = OrderStanding(
             doc.order, doc.buyer, doc.turn, doc.items, doc.amount, doc.currency, OrderState.RESERVED, doc=doc
         )
         order.address, order.reserved_ms, order.expires_ms = event.address, event.at_ms, event.expires_ms
+        order.revision = doc.revision
         self._standing.orders[doc.order] = order
         return order
 

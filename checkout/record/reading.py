@@ -44,6 +44,12 @@ class Reserved(Event, frozen=True, gc=False):
     address: bytes | None
 
 
+class Amended(Event, frozen=True, gc=False):
+    expires_ms: int
+    doc: OrderDoc
+    address: bytes | None
+
+
 class Lapsed(Event, frozen=True, gc=False):
     pass
 
@@ -100,7 +106,7 @@ class Poison(msgspec.Struct, frozen=True, gc=False):
     error: str
 
 
-MoneyEvent = Claimed | Confirmed | Declined | Failed
+MoneyEvent = Amended | Claimed | Confirmed | Declined | Failed
 HoldingsEvent = Reserved | Lapsed | Released
 AnyEvent = MoneyEvent | HoldingsEvent | Admitted
 Fields = Mapping[bytes, bytes]
@@ -125,7 +131,7 @@ def read(stream: Stream, sale: str, entry: Entry) -> AnyEvent | Poison:
         if stream is Stream.ADMISSIONS:
             return _admitted(event_id, fields)
         event = _readers(stream, fields)(event_id, fields)
-        if isinstance(event, Reserved | Claimed):
+        if isinstance(event, Reserved | Amended | Claimed):
             _assert_same_order(event, sale)
         return event
     except (KeyError, ValueError, ArithmeticError) as error:
@@ -155,6 +161,11 @@ def _readers(stream: Stream, fields: Fields) -> Callable[[str, Fields], MoneyEve
 def _reserved(event_id: str, fields: Fields) -> Reserved:
     doc = _doc(fields[b"doc"])
     return Reserved(event_id, *_common(fields), _ms(fields[b"expires"]), doc, _address(doc))
+
+
+def _amended(event_id: str, fields: Fields) -> Amended:
+    doc = _doc(fields[b"doc"])
+    return Amended(event_id, *_common(fields), _ms(fields[b"expires"]), doc, _address(doc))
 
 
 def _lapsed(event_id: str, fields: Fields) -> Lapsed:
@@ -224,7 +235,7 @@ def _places(raw: bytes) -> tuple[int, ...]:
     return tuple(_number(place, COUNT_MAX) for place in raw.split(b",")) if raw else ()
 
 
-def _assert_same_order(event: Reserved | Claimed, sale: str) -> None:
+def _assert_same_order(event: Reserved | Amended | Claimed, sale: str) -> None:
     doc = event.doc
     if doc.order != event.order or (doc.sale or "") != sale:
         raise EntryUnreadable(f"the document is of order {doc.order} in sale {doc.sale}")
@@ -233,7 +244,13 @@ def _assert_same_order(event: Reserved | Claimed, sale: str) -> None:
 
 
 VERBS: Mapping[Stream, Mapping[bytes, Callable[[str, Fields], MoneyEvent | HoldingsEvent]]] = {
-    Stream.MONEY: {b"claimed": _claimed, b"confirmed": _confirmed, b"declined": _declined, b"failed": _failed},
+    Stream.MONEY: {
+        b"amended": _amended,
+        b"claimed": _claimed,
+        b"confirmed": _confirmed,
+        b"declined": _declined,
+        b"failed": _failed,
+    },
     Stream.HOLDINGS: {b"reserved": _reserved, b"lapsed": _lapsed, b"released": _released},
 }
 

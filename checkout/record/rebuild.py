@@ -301,6 +301,7 @@ def _live_order(sale: str, row: Mapping[str, Any]) -> LiveOrder:
         body_digest=row["body_digest"],
         limit_per_buyer=row["limit_per_buyer"],
         address=None if row["address"] is None else b64encode(row["address"]).decode(),
+        revision=row["revision"],
     )
     return LiveOrder(
         doc=doc,

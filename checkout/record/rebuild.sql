@@ -55,7 +55,7 @@ UPDATE refusals SET settled_at = now() WHERE sale = $1 AND settled_at IS NULL;
 -- Orders that scripts may still be asked about: held, claimed, or confirmed within a day. A hold gets at least a minute
 -- from now: it ran on while nobody could buy.
 SELECT o.id, o.buyer, coalesce(o.turn, '') AS turn, o.lane, o.claim, o.rev, o.amount, o.currency, o.address,
-       o.idempotency_key, o.body_digest, s.limit_per_buyer,
+       o.idempotency_key, o.body_digest, o.revision, s.limit_per_buyer,
        (extract(epoch FROM o.reserved_at) * 1000)::bigint AS reserved_ms,
        (extract(epoch FROM greatest(o.expires_at, clock_timestamp() + interval '60 seconds')) * 1000)::bigint AS expires_ms,
        coalesce((extract(epoch FROM o.confirmed_at) * 1000)::bigint, 0) AS confirmed_ms,

@@ -8,7 +8,7 @@ order of the two can make a false alarm.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -18,8 +18,10 @@ import msgspec
 from redis.asyncio import Redis
 
 from onsale.catalog.moves import MoveState
+from onsale.checkout.record.events import OrderDoc
 from onsale.checkout.record.folding import Claim, Refusal
 from onsale.checkout.record.reading import (
+    Amended,
     Claimed,
     Confirmed,
     Declined,
@@ -63,7 +65,7 @@ class Moment:
 
     counters: Mapping[str, int]
     events: Mapping[str, Event]  # order -> its newest event that the record has not
-    docs: Mapping[str, Mapping[str, int]]  # order -> units by product, where an event tells
+    docs: Mapping[str, OrderDoc]  # order -> its newest document among those events
     orders: Mapping[str, PackedOrder | None]
     applied: frozenset[str]
 
@@ -129,7 +131,7 @@ async def _moment(
     return Moment(
         counters={name.decode(): int(units) for name, units in _pairs(stock)},
         events=_newest(events),
-        docs={e.order: _units_of(e) for e in events if isinstance(e, Reserved | Claimed)},
+        docs=_newest_docs(events),
         orders={order.decode(): _packed_order(raw) if raw else None for order, raw in _pairs(standing)},
         applied=frozenset(move for move, is_applied in zip(moves, applied, strict=True) if is_applied),
     )
@@ -154,8 +156,14 @@ def _newest(events: Iterable[Event]) -> dict[str, Event]:
     return newest
 
 
-def _units_of(event: Reserved | Claimed) -> dict[str, int]:
-    return {item.product: item.quantity for item in event.doc.items}
+def _newest_docs(events: Iterable[Event]) -> dict[str, OrderDoc]:
+    docs: dict[str, OrderDoc] = {}
+    for event in events:
+        if isinstance(event, Reserved | Amended | Claimed):
+            known = docs.get(event.order)
+            if known is None or known.revision < event.doc.revision:
+                docs[event.order] = event.doc
+    return docs
 
 
 async def _expected(
@@ -186,18 +194,21 @@ async def _place_orders(conn: asyncpg.Connection, refusals: Sequence[Any], momen
     refused = {row["order_id"]: row for row in refusals}
     orders = sorted({*moment.events, *refused})
     recorded = {row["id"]: row for row in await conn.fetch(SQL.orders_of, orders)}
-    units: dict[str, dict[str, int]] = {order: dict(doc) for order, doc in moment.docs.items()}
+    units: dict[str, dict[str, int]] = defaultdict(dict)
     for row in await conn.fetch(SQL.order_items_of, orders):
-        units.setdefault(row["order_id"], {})[row["product"]] = row["quantity"]
+        units[row["order_id"]][row["product"]] = row["quantity"]
     for order in orders:
         row = recorded.get(order)
         here = None if row is None else _recorded_at(row)
         there = _redis_at(order, row, refused.get(order), moment)
-        for product, quantity in units.get(order, {}).items():
-            if here:
-                expected.units[product, here] -= quantity
-            if there:
-                expected.units[product, there] += quantity
+        if here:
+            expected.units.subtract({(product, here): quantity for product, quantity in units[order].items()})
+        if there:
+            doc = moment.docs.get(order)
+            # An amendment that the record has not yet: Redis holds what its document says.
+            is_newer = doc is not None and (row is None or doc.revision > row["revision"])
+            lines = {item.product: item.quantity for item in doc.items} if doc and is_newer else units[order]
+            expected.units.update({(product, there): quantity for product, quantity in lines.items()})
 
 
 def _recorded_at(row: Mapping[str, Any]) -> str | None:
@@ -226,7 +237,7 @@ def _redis_at(
 
 def _event_at(event: Event, moment: Moment) -> str | None:
     match event:
-        case Reserved() | Declined():
+        case Reserved() | Amended() | Declined():
             return "held"
         case Confirmed():
             return "sold"

@@ -27,6 +27,7 @@ from onsale.checkout.record.folding import (
 )
 from onsale.checkout.record.reading import (
     Admitted,
+    Amended,
     AnyEvent,
     Claimed,
     Entry,
@@ -208,13 +209,13 @@ class _Writing:
 
     async def _standing(self, events: Sequence[MoneyEvent]) -> MoneyStanding:
         standing = MoneyStanding(self._limit)
-        docs = {event.order: event.doc for event in events if isinstance(event, Claimed)}
+        docs = [event.doc for event in events if isinstance(event, Amended | Claimed)]
         for row in await self._conn.fetch(SQL.orders_lock, sorted({event.order for event in events})):
             standing.orders[row["id"]] = _order_standing(row)
             for attempt in _attempts(row["attempts"] or "[]"):
                 standing.attempts[attempt[0]] = AttemptStanding(*attempt)
         # What the batch touches: orders as they are known, and as its claims bring them.
-        touched: list[OrderStanding | OrderDoc] = [*standing.orders.values(), *docs.values()]
+        touched: list[OrderStanding | OrderDoc] = [*standing.orders.values(), *docs]
         products = {item.product for order in touched for item in order.items}
         buyers = {order.buyer for order in touched}
         turns = {order.turn for order in touched} - {""}
@@ -234,18 +235,36 @@ class _Writing:
             columns = _columns(map(_claim_insert_row, new))
             args = (self._batch.sale, self._batch.epoch, *columns)
             changed += len(await self._conn.fetch(SQL.orders_claim_insert, *args))
-            await self._write_items([(order.order, order.items) for order in new])
         if known:
             changed += len(await self._conn.fetch(SQL.orders_claim_update, *_columns(map(_claim_update_row, known))))
+        amended = [order for order in known if order.is_amended]
+        if amended:
+            rows = [(order.order, order.revision, order.amount, order.currency, order.address) for order in amended]
+            await self._conn.execute(SQL.orders_amend, *_columns(rows))
+        if new or amended:
+            await self._write_items([(order.order, order.revision, order.items) for order in (*new, *amended)])
         if changed != len(fold.orders):
             raise Contended
 
-    async def _write_items(self, orders: Sequence[tuple[str, Sequence[ItemDoc]]]) -> None:
+    async def _write_items(self, orders: Sequence[tuple[str, int, Sequence[ItemDoc]]]) -> None:
+        """(order, revision, lines): written where the order's row is of that revision, left where it is of another."""
         rows = [
-            (order, item.product, item.title, item.quantity, item.unit_amount, item.list_amount, item.currency)
-            for order, items in orders
+            (
+                order,
+                item.product,
+                item.title,
+                item.quantity,
+                item.unit_amount,
+                item.list_amount,
+                item.currency,
+                revision,
+            )
+            for order, revision, items in orders
             for item in items
         ]
+        changed = [(row[0], row[1], revision) for row in rows if (revision := row[-1]) > 1]
+        if changed:
+            await self._conn.execute(SQL.order_items_delete, *_columns(changed))
         await self._conn.execute(SQL.order_items_insert, *_columns(rows))
 
     async def _write_attempts(self, fold: MoneyFold) -> None:
@@ -282,7 +301,7 @@ class _Writing:
         if begun:
             columns = _columns(_hold_row(event, ended.get(order)) for order, event in begun.items())
             await self._conn.execute(SQL.orders_hold_insert, self._batch.sale, self._batch.epoch, *columns)
-            await self._write_items([(order, event.doc.items) for order, event in begun.items()])
+            await self._write_items([(order, event.doc.revision, event.doc.items) for order, event in begun.items()])
         alone = [event for order, event in ended.items() if order not in begun]
         if alone:
             rows = [(event.order, _ended_state(event), event.rev, event.at_ms) for event in alone]
@@ -332,6 +351,7 @@ def _order_standing(row: asyncpg.Record) -> OrderStanding:
         row["rev"],
         row["claim_rev"],
         row["reason"],
+        revision=row["revision"],
     )
 
 
@@ -364,6 +384,7 @@ def _claim_insert_row(order: OrderStanding) -> tuple[Any, ...]:
         order.expires_ms,
         order.confirmed_ms,
         order.ended_ms,
+        order.revision,
     )
 
 

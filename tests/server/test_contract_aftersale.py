@@ -160,3 +160,44 @@ async def test_days_pass(system, sale):
     told = await system.until(path, buyer, lambda told: told["payments"][0]["state"] == "refunded")
 
     assert "returned" == told["state"]
+
+
+async def test_a_reservation_is_changed(system):
+    """Items and address by merge patch, with the pass; the same once more changes nothing; bad ones change nothing."""
+    sale = await system.sale(limit_per_buyer=3)
+    buyer, other = await system.buyers(2)
+    admission = await system.pass_of(sale, buyer)
+    order = (await system.reserve(sale, buyer, admission)).json["order"]
+    path, product = f"/v1/orders/{order}", f"{sale}-hat"
+    home = {"recipient": "Ann", "line1": "1 Lane"}
+
+    async def change(body, token=buyer, admission=admission):
+        return await system.call("PATCH", path, body, token, Admission_Pass=admission)
+
+    two = {"items": [{"product": product, "quantity": 2}], "address": home}
+    for _ in range(2):
+        changed = await change(two | {"expected_total": {"amount": 2000, "currency": "KRW"}})
+        assert (200, 2, {"amount": 2000, "currency": "KRW"}, home["line1"]) == (
+            changed.status,
+            changed.json["items"][0]["quantity"],
+            changed.json["total"],
+            changed.json["address"]["line1"],
+        )
+    four = {"items": [{"product": product, "quantity": 4}]}
+    for body, token, presented, problem in (
+        (four, buyer, admission, (409, "purchase_limit_reached")),
+        (two, buyer, "", (403, "pass_required")),
+        (two, other, admission, (404, "order_unknown")),
+        (two, None, admission, (401, "unauthenticated")),
+        ({"items": []}, buyer, admission, (422, "invalid_request")),
+        ({"items": [{"product": "cap", "quantity": 1}]}, buyer, admission, (404, "product_unknown")),
+        ({"quantity": 1}, buyer, admission, (422, "invalid_request")),
+        (two | {"expected_total": {"amount": 1, "currency": "KRW"}}, buyer, admission, (409, "price_changed")),
+    ):
+        assert problem == (await change(body, token, presented)).problem()
+    away = await change({"address": None})
+    assert (200, None, 2) == (away.status, away.json["address"], away.json["items"][0]["quantity"])
+    paid = await system.pay(order, buyer)
+
+    assert (200, 2000) == (paid.status, paid.json["total"]["amount"])
+    assert (409, "order_state_conflict") == (await change(two)).problem()
