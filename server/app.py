@@ -29,6 +29,7 @@ from onsale.auth.tickets import Tickets
 from onsale.catalog import handlers as catalog
 from onsale.catalog import product_handlers as products
 from onsale.catalog.moves import Moves, ShopStock
+from onsale.catalog.offers import Offers
 from onsale.catalog.products import Products
 from onsale.catalog.vendors import Vendors
 from onsale.checkout import handlers as checkout
@@ -231,6 +232,7 @@ def _open_checkout(app: web.Application, rooms: Rooms) -> CheckoutFlow:
         providers=rooms.providers,
         sealer=rooms.sealer,
         passes=app[auth.PASSES],
+        offers=Offers(rooms.stores.pool),
         driver=rooms.driver,
     )
     reads = Reads(rooms.book, rooms.inventory, rooms.orders, rooms.sealer)

@@ -110,6 +110,7 @@ PROBLEMS: Mapping[type[BaseException], Problem] = {
     checkout.RecordBehind: Problem(503, "record_behind", 2),
     checkout.ProviderAway: Problem(503, "provider_away", 2),
     checkout.ProductUnknown: Problem(404, "product_unknown"),
+    checkout.ProductUnavailable: Problem(409, "product_unavailable"),
     checkout.ProviderUnknown: Problem(404, "provider_unknown"),
     checkout.SignatureInvalid: Problem(403, "signature_invalid"),
     checkout.EventUnreadable: Problem(422, "event_unreadable"),

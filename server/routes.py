@@ -118,6 +118,11 @@ RESERVE_PROBLEMS = (
     checkout_errors.SaleNotOpen, checkout_errors.ProductUnknown, checkout_errors.ShopRecovering,
     checkout_errors.RecordBehind,
 )  # fmt: skip
+ORDER_PROBLEMS = (
+    checkout_errors.SoldOut, checkout_errors.ReservationOpen, checkout_errors.PriceChanged,
+    checkout_errors.ProductUnknown, checkout_errors.ProductUnavailable, checkout_errors.ShopRecovering,
+    checkout_errors.RecordBehind,
+)  # fmt: skip
 CONFIRM_PROBLEMS = (
     checkout_errors.OrderUnknown, checkout_errors.OrderExpired, checkout_errors.OrderStateConflict,
     checkout_errors.PaymentDeclined, checkout_errors.AmountMismatch, checkout_errors.SoldOut,
@@ -137,6 +142,11 @@ CHECKOUT = (
         "POST", "/v1/sales/{sale}/orders", checkout.reserve, "reserve", "Reserve every item of an order, or nothing.",
         "holder", body=checkout_schemas.ReserveRequest, reply=checkout_schemas.OrderReply, status=201,
         headers=("Idempotency-Key", "Admission-Pass"), problems=RESERVE_PROBLEMS, is_hot=True,
+    ),
+    Route(
+        "POST", "/v1/orders", checkout.order, "order", "Reserve ordinary products: no line, no pass.",
+        "buyer", body=checkout_schemas.ReserveRequest, reply=checkout_schemas.OrderReply, status=201,
+        headers=("Idempotency-Key",), problems=ORDER_PROBLEMS,
     ),
     Route(
         "POST", "/v1/orders/{order}/confirmation", checkout.confirm, "confirm", "Pay for an order and confirm it.",
