@@ -28,9 +28,12 @@ from onsale.auth.throttle import SignInThrottle
 from onsale.auth.tickets import Tickets
 from onsale.catalog import handlers as catalog
 from onsale.catalog import product_handlers as products
+from onsale.catalog import proposal_handlers as proposals
 from onsale.catalog.moves import Moves, ShopStock
 from onsale.catalog.offers import Offers
 from onsale.catalog.products import Products
+from onsale.catalog.proposals import Proposals
+from onsale.catalog.rules import ProposalRules
 from onsale.catalog.vendors import Vendors
 from onsale.checkout import handlers as checkout
 from onsale.checkout.aftersale import AfterSale
@@ -39,6 +42,7 @@ from onsale.checkout.mover import StockMover
 from onsale.checkout.reads import Reads
 from onsale.checkout.record.lag import RecordLag
 from onsale.checkout.stock import StockBoard
+from onsale.checkout.sweeper import StockSweeper
 from onsale.lua import Script
 from onsale.queue import handlers as line
 from onsale.queue.control import Control
@@ -221,6 +225,10 @@ def _open_catalogue(app: web.Application, rooms: Rooms) -> None:
     app[products.VENDORS] = vendors
     app[products.PRODUCTS] = Products(pool, vendors, mover)
     app[products.SHOP_STOCK] = ShopStock(pool, mover)
+    rules = ProposalRules(hours=app[SETTINGS].sale_hours)
+    sweeper = StockSweeper(Moves(pool), rooms.inventory, mover)
+    app[proposals.RULES] = rules
+    app[proposals.PROPOSALS] = Proposals(pool, vendors, mover, sweeper, rules)
 
 
 def _open_checkout(app: web.Application, rooms: Rooms) -> CheckoutFlow:

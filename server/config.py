@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from email.utils import formataddr, parseaddr
 from pathlib import Path
 from typing import Literal, TypeVar
 from urllib.parse import urlsplit
+
+from onsale.catalog.rules import DAY_MINUTES, SaleHours
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 LogStyle = Literal["console", "json"]
@@ -25,6 +28,7 @@ REDIS_SCHEMES = frozenset({"redis", "rediss"})
 POSTGRES_SCHEMES = frozenset({"postgres", "postgresql"})
 SMTP_SCHEMES = frozenset({"smtp", "smtps"})
 HTTP_SCHEMES = frozenset({"http", "https"})
+_SALE_HOURS = re.compile(r"(\d\d):([0-5]\d)-(\d\d):([0-5]\d)([+-])(\d\d):([0-5]\d)", re.ASCII)
 ANY_ADDRESS = frozenset({"0.0.0.0", "::", ""})  # noqa: S104 - compared with, never listened on
 
 
@@ -62,6 +66,8 @@ class Settings:
     insecure_cookies: bool
     # Whether `onsale clock advance` may move schedules.
     test_clock: bool
+    # Between which times of the day vendors' sales may open.
+    sale_hours: SaleHours
     # The sandbox provider; None: that provider is not offered.
     sandbox_url: str | None
     data_dir: Path
@@ -104,6 +110,7 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
         log=reader.read("ONSALE_LOG", _log_style, "console"),
         insecure_cookies=reader.read("ONSALE_INSECURE_COOKIES", _switch, False),
         test_clock=reader.read("ONSALE_TEST_CLOCK", _switch, False),
+        sale_hours=reader.read("ONSALE_SALE_HOURS", _sale_hours, SaleHours()),
         sandbox_url=reader.read("ONSALE_SANDBOX_URL", _http_url, None),
         data_dir=Path(reader.text("ONSALE_DATA_DIR", ".onsale")),
         drain_s=reader.number("ONSALE_DRAIN_S", 20, low=1, high=600),
@@ -229,6 +236,16 @@ def _networks(raw: str) -> tuple[Network, ...]:
         return tuple(ipaddress.ip_network(part, strict=False) for part in parts)
     except ValueError:
         raise ValueError("must be addresses or networks like 10.0.0.0/8, split by commas") from None
+
+
+def _sale_hours(raw: str) -> SaleHours:
+    parts = _SALE_HOURS.fullmatch(raw)
+    if parts is None:
+        raise ValueError("must be times of the day like 09:00-22:00+09:00")
+    from_min, until_min, ahead_min = (int(parts[i]) * 60 + int(parts[i + 1]) for i in (1, 3, 6))
+    if not 0 <= from_min < until_min <= DAY_MINUTES or ahead_min > 14 * 60:
+        raise ValueError("must be times of one day, the later one last")
+    return SaleHours(from_min, until_min, -ahead_min if parts[5] == "-" else ahead_min)
 
 
 def _log_style(raw: str) -> LogStyle:
