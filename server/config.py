@@ -71,6 +71,8 @@ class Settings:
     # The sandbox provider; None: that provider is not offered.
     sandbox_url: str | None
     data_dir: Path
+    # Whether an account may be signed in on several devices.
+    multi_login: bool
     # How long a process told to stop may take to finish what it has begun.
     drain_s: int
     # A pooler between us and Postgres hands each transaction another server: prepared statements must not be kept.
@@ -113,6 +115,7 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
         sale_hours=reader.read("ONSALE_SALE_HOURS", _sale_hours, SaleHours()),
         sandbox_url=reader.read("ONSALE_SANDBOX_URL", _http_url, None),
         data_dir=Path(reader.text("ONSALE_DATA_DIR", ".onsale")),
+        multi_login=reader.read("ONSALE_MULTI_LOGIN", _allowed, True),
         drain_s=reader.number("ONSALE_DRAIN_S", 20, low=1, high=600),
         pgbouncer=reader.read("ONSALE_PGBOUNCER", _switch, False),
     )
@@ -253,6 +256,12 @@ def _log_style(raw: str) -> LogStyle:
     if raw not in styles:
         raise ValueError("must be console or json")
     return styles[raw]
+
+
+def _allowed(raw: str) -> bool:
+    if raw in ("allow", "deny"):
+        return raw == "allow"
+    raise ValueError("must be allow or deny")
 
 
 def _switch(raw: str) -> bool:

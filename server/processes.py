@@ -22,6 +22,7 @@ from onsale.auth.janitor import JANITOR_INTERVAL_MS, Janitor
 from onsale.auth.letters import Letters
 from onsale.auth.mailer import FORGET_INTERVAL_MS, MAILER_INTERVAL_MS, Mailer, OutboxJanitor
 from onsale.auth.post import Post
+from onsale.auth.registrar import REGISTRAR_INTERVAL_MS, Registrar
 from onsale.catalog.moves import Moves
 from onsale.catalog.proposals import Proposals
 from onsale.catalog.rules import ProposalRules
@@ -32,6 +33,7 @@ from onsale.checkout.caretaker import Caretaker
 from onsale.checkout.closings import ClosingsKeeper
 from onsale.checkout.completer import Completer
 from onsale.checkout.delivery import Delivery
+from onsale.checkout.forgetting import FORGETTING_INTERVAL_MS, AddressForgetting
 from onsale.checkout.mover import StockMover
 from onsale.checkout.providers.sandbox_server import create_sandbox
 from onsale.checkout.reaper import Reaper
@@ -140,11 +142,14 @@ def worker_loops(rooms: Rooms, loops: Loops) -> None:
     loops.add("janitor", Janitor(stores.pool).tick, JANITOR_INTERVAL_MS)
     lag = RecordLag(stores.shop, rooms.book)
     loops.add("record_watch", RecordWatch(lag.tick, rooms.line, rooms.book).tick, SECOND_MS)
+    loops.add("forgetting", AddressForgetting(stores.pool).tick, FORGETTING_INTERVAL_MS)
     loops.add("closings", ClosingsKeeper(stores.pool, rooms.inventory, rooms.book).tick, SECOND_MS)
 
 
 def mail_loops(settings: Settings, rooms: Rooms, loops: Loops) -> None:
-    """Letters go out, and those long gone are forgotten. Without a mail server they wait."""
+    """Letters are written and go out, and those long gone are forgotten. Without a mail server they wait."""
+    registrar = Registrar(rooms.stores.pool, rooms.keyring, rooms.outbox)
+    loops.add("registrar", registrar.tick, REGISTRAR_INTERVAL_MS)
     if settings.smtp_url is None:
         log.warning("mail.waits", setting="SMTP_URL", detail="no mail server is set: letters wait")
     else:
