@@ -60,12 +60,10 @@ async def heal(trial: Trial) -> None:
     world = trial.world
     for link in world.links.values():
         link.restore()
-    for disk in world.disks.values():
-        disk.heal()
+    for shim in world.shims.values():
+        shim.heal()
     for one in (*world.stores.values(), *world.processes.values()):
         one.signal(signal.SIGCONT)
-        if world.parts.clocks:
-            world.move_clock(one.name, 0)
         await one.up()
     await world.ready()
     for name in ("line", "shop"):
@@ -142,7 +140,7 @@ async def _cut(trial: Trial, name: str) -> None:
         assert world.postgres_power is not None
         lost = await world.postgres_power.cut()
     else:
-        lost = await cut_redis(world.stores[name], world.disks[name])
+        lost = await cut_redis(world.stores[name], world.shims[name])
     trial.counts[f"bytes lost {name}"] += lost
 
 
@@ -294,20 +292,20 @@ def disk_full(*stores: str) -> Strike:
     async def strike(trial: Trial, sale: str) -> None:
         for name in itertools.cycle(stores):
             await trial.pause()
-            trial.world.disks[name].fill()
+            trial.world.shims[name].fill_disk()
             trial.counts[f"disk full {name}"] += 1
             try:
                 await trial.last()
             finally:
-                trial.world.disks[name].heal()
+                trial.world.shims[name].heal()
 
     return strike
 
 
 async def slow_disks(trial: Trial, sale: str) -> None:
     """Each fsync of every store takes 200 ms longer."""
-    for disk in trial.world.disks.values():
-        disk.slow(200)
+    for name in trial.world.stores:
+        trial.world.shims[name].slow_disk(200)
     trial.counts["slow disk"] += 1
     await asyncio.Event().wait()
 
@@ -318,12 +316,12 @@ def clocks(names: Sequence[str], jumps_s: Sequence[int]) -> Strike:
     async def strike(trial: Trial, sale: str) -> None:
         for name in itertools.cycle(names):
             await trial.pause()
-            trial.world.move_clock(name, trial.chance.choice(jumps_s))
+            trial.world.shims[name].move_clock(trial.chance.choice(jumps_s))
             trial.counts[f"clock {name}"] += 1
             try:
                 await trial.last()
             finally:
-                trial.world.move_clock(name, 0)
+                trial.world.shims[name].heal()
 
     return strike
 
