@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench.crowd import Habits, Log, run_crowd
-from bench.faults import crowding, strikes, verdict
+from bench.faults import crowding, pooler, strikes, verdict
 from bench.faults.power import NoCompiler, shim
 from bench.faults.strikes import Strike, Trial, heal
 from bench.faults.world import Parts, World, world
@@ -63,6 +63,8 @@ class Row:
                 shim()
             except NoCompiler:
                 return "no C compiler here to build the shim between a program and its disk and clock"
+        if self.parts.pooler and pooler.program() is None:
+            return "pgbouncer is not installed"
         return None
 
 
@@ -253,6 +255,9 @@ ROWS = {
             habits=Habits(arrive_s=0.5), scale={"units": 1, "rate": 5000.0, "buyers": 1000, "sales": 5}),
         Row("expiry-storm", "2,000 holds lapse in one instant while some of them are being paid",
             crowding.expiry_storm(2_000), has_an_end=True),
+        Row("pgbouncer", "everything behind PgBouncer in transaction mode; SIGKILL of processes and of Postgres",
+            strikes.together(strikes.kill("web", "admitter", "flusher", "worker"), strikes.kill("postgres")),
+            Parts(pooler=True), rarer=3),
         Row("poison", "entries nobody can read among the events", strikes.poison, rarer=0.2,
             judge_more=_poison_is_kept),
     )

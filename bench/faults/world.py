@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 
 from bench.faults.kept import Kept, Store
 from bench.faults.link import Link
+from bench.faults.pooler import Pooler
 from bench.faults.power import POSTGRES_FLAGS, PostgresPower, Shim
 from bench.scenarios import SALE
 from onsale.server import embedded
@@ -45,6 +46,8 @@ class Parts:
     workers: int = 1
     links: str = "none"
     shims: bool = False
+    # Whether the processes reach Postgres through PgBouncer in transaction mode.
+    pooler: bool = False
     dying_flusher: tuple[str, ...] = ()
 
 
@@ -61,6 +64,7 @@ class World:
     shims: dict[str, Shim] = field(default_factory=dict)
     base_environ: dict[str, str] = field(default_factory=dict)
     postgres_power: PostgresPower | None = None
+    pooler: Pooler | None = None
 
     @property
     def base(self) -> str:
@@ -121,6 +125,8 @@ class World:
     def environ_of(self, process: str) -> dict[str, str]:
         """A process's environment: its own lines to the stores, its own clock."""
         chosen = self._direct()
+        if self.pooler is not None:
+            chosen |= {"DATABASE_URL": _at_port(chosen["DATABASE_URL"], self.pooler.port), "ONSALE_PGBOUNCER": "1"}
         for store, variable in (("line", "LINE_REDIS_URL"), ("shop", "SHOP_REDIS_URL"), ("postgres", "DATABASE_URL")):
             if link := self._link(process, store):
                 chosen[variable] = _at_port(chosen[variable], link.port)
@@ -190,6 +196,9 @@ async def _start(one: World) -> None:
     await _start_stores(one)
     await _open_links(one)
     await one.command("migrate")
+    if one.parts.pooler:
+        one.pooler = Pooler(one.folder, one.stores["postgres"].launch.port)
+        await one.pooler.up()
     for name in _names(one.parts):
         one.processes[name] = _process(one, name)
     await asyncio.gather(*(process.up() for process in one.processes.values()))
@@ -255,5 +264,7 @@ async def _stop(one: World) -> None:
         link.restore()
     await asyncio.gather(*(process.stop() for process in one.processes.values()))
     await asyncio.gather(*(store.stop() for store in one.stores.values()))
+    if one.pooler is not None:
+        await one.pooler.stop()
     for link in one.links.values():
         await link.close()

@@ -268,8 +268,8 @@ async def test_the_newest_turn_counts_whatever_the_clock_said(stand: Stand) -> N
     await stand.admit()
     await record_admissions(stand)
     await stand.pool.execute(
-        "INSERT INTO admissions SELECT sale, 2, '1-0', lane, at - interval '10 s', places, returners, rate_milli, burst,"
-        " active, active_max FROM admissions"
+        "INSERT INTO admissions SELECT sale, 2, '1-0', lane, at - interval '10 s', places, returners, rate_milli,"
+        " burst, active, active_max FROM admissions"
     )
     await stand.pool.execute("UPDATE sales SET line_epoch = 2")
     await lose(stand)
