@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import asyncpg
 import redis.asyncio
 
 from bench.faults.failover import Standby
@@ -22,7 +23,7 @@ from bench.faults.kept import Kept
 from bench.faults.power import cut_redis
 from bench.faults.world import World
 
-PROCESSES = ("web", "admitter", "flusher", "worker")
+STUCK_S = 5.0
 
 
 @dataclass
@@ -298,8 +299,26 @@ def disk_full(*stores: str) -> Strike:
                 await trial.last()
             finally:
                 trial.world.shims[name].heal()
+            if name == "postgres":
+                await _whole(_restart_if_stuck(trial))
 
     return strike
+
+
+async def _restart_if_stuck(trial: Trial) -> None:
+    """A Postgres whose recovery met the full disk (it could not write pg_control) stays in recovery mode when there is
+    room again: its operator starts it anew."""
+    store = trial.world.stores["postgres"]
+    deadline = asyncio.get_running_loop().time() + STUCK_S
+    while asyncio.get_running_loop().time() < deadline:
+        with contextlib.suppress(OSError, asyncpg.PostgresError, TimeoutError):
+            conn = await asyncpg.connect(store.url, timeout=1)
+            await conn.close()
+            return
+        await asyncio.sleep(0.2)
+    trial.counts["postgres started anew"] += 1
+    store.signal(signal.SIGKILL)
+    await store.ready()
 
 
 async def slow_disks(trial: Trial, sale: str) -> None:
