@@ -1,4 +1,4 @@
-"""Forgets what is over: sessions (their rows hold where a person was), codes and links that ran out.
+"""Forgets sessions that are over: their rows hold where a person was, and grow with every sign-in.
 
 A session is kept for a day after its end, by when no token of it is good anywhere and its reuse ends nothing any more.
 """
@@ -11,11 +11,7 @@ import asyncpg
 
 from onsale.migrations.sql import load_queries
 
-BATCHES = (
-    load_queries("onsale.auth", "sessions.sql").sessions_forget,
-    load_queries("onsale.auth", "verifications.sql").codes_forget,
-    load_queries("onsale.auth", "credentials.sql").resets_forget,
-)
+queries = load_queries("onsale.auth", "sessions.sql")
 
 # The table is read whole for it.
 JANITOR_INTERVAL_MS = 600_000
@@ -25,7 +21,7 @@ FORGET_MAX = 1_000
 
 @dataclass(frozen=True, slots=True)
 class JanitorTick:
-    """How many rows were forgotten. `more`: others wait for it."""
+    """How many sessions were forgotten. `more`: others wait for it."""
 
     forgotten: int
     more: bool
@@ -39,6 +35,6 @@ class Janitor:
         self._forget_max = forget_max
 
     async def tick(self) -> JanitorTick:
-        """Forget a batch of each."""
-        forgotten = [len(await self._pool.fetch(batch, self._forget_max)) for batch in BATCHES]
-        return JanitorTick(sum(forgotten), more=self._forget_max in forgotten)
+        """Forget a batch."""
+        forgotten = len(await self._pool.fetch(queries.sessions_forget, self._forget_max))
+        return JanitorTick(forgotten, more=forgotten == self._forget_max)

@@ -6,12 +6,11 @@
   KEYS[4] waiting    zset     places that wait
   KEYS[5] absent     zset     places passed over
   KEYS[6] tickets    hash     place -> packed ticket
-  KEYS[7] buyers     hash     buyer -> place of the living ticket
-  KEYS[8] leases     zset     member = turn, score = when the seat ends (ms)
-  KEYS[9] gone       bitmap   places that had their turn, left or expired
-  KEYS[10] admissions  stream  recorded by the Flusher
-  KEYS[11] feed      channel
-  KEYS[12] presence0   KEYS[13] presence1   KEYS[14] presence2   KEYS[15] presence3   KEYS[16] presence4   bitmaps
+  KEYS[7] leases     zset     member = turn, score = when the seat ends (ms)
+  KEYS[8] gone       bitmap   places that had their turn, left or expired
+  KEYS[9] admissions  stream  recorded by the Flusher
+  KEYS[10] feed      channel
+  KEYS[11] presence0   KEYS[12] presence1   KEYS[13] presence2   KEYS[14] presence3   KEYS[15] presence4   bitmaps
   ARGV[1] figures    msgpack {free, held, claimed, sold, seats_max, age_ms}, or an empty list: not known
   ARGV[2] admit_max  people a call, so that no call holds Redis for long
   Returns {0, state, active, admitted, passed_over, untold, expired, is_more, is_due, closings cursor, {overdue turn, …}}
@@ -22,8 +21,8 @@
 -- include: bucket
 -- include: settings
 local meta, policy, pauses, waiting, absent, tickets = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local buyers, leases, gone, admissions, feed = KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
-local presence = {KEYS[12], KEYS[13], KEYS[14], KEYS[15], KEYS[16]}
+local leases, gone, admissions, feed = KEYS[7], KEYS[8], KEYS[9], KEYS[10]
+local presence = {KEYS[11], KEYS[12], KEYS[13], KEYS[14], KEYS[15]}
 -- Figures older than this let nobody in: stock moves as fast as people buy.
 local STOCK_FRESH_MS = 2000
 -- No tick for this long: Redis was away from everybody, or its clock was moved; no silence of that time counts.
@@ -33,9 +32,9 @@ local DOCUMENT_EVERY_MS = 1000
 
 if not is_registered(meta) then return {RECOVERING} end
 if not are_types({
-  [policy] = "hash", [pauses] = "set", [waiting] = "zset", [absent] = "zset", [tickets] = "hash", [buyers] = "hash",
-  [leases] = "zset", [gone] = "string", [admissions] = "stream", [KEYS[12]] = "string", [KEYS[13]] = "string",
-  [KEYS[14]] = "string", [KEYS[15]] = "string", [KEYS[16]] = "string"
+  [policy] = "hash", [pauses] = "set", [waiting] = "zset", [absent] = "zset", [tickets] = "hash",
+  [leases] = "zset", [gone] = "string", [admissions] = "stream", [KEYS[11]] = "string", [KEYS[12]] = "string",
+  [KEYS[13]] = "string", [KEYS[14]] = "string", [KEYS[15]] = "string"
 }) then return {CORRUPT} end
 
 local now = clock_ms()
@@ -45,7 +44,7 @@ local function lift_gathering()
   local until_ms = tonumber(redis.call("HGET", meta, "gather_until_ms")) or 0
   if until_ms == 0 or now < until_ms then return end
   redis.call("HSET", meta, "gather_until_ms", 0, "bucket_at_ms", now)
-  redis.call("SREM", pauses, "recovering")
+  lift(meta, pauses, "recovering", now)
 end
 
 local function note_tick()
@@ -95,7 +94,6 @@ local function take_back(turn, place, t)
   t.turn, t.admitted_ms, t.misses = "", 0, t.misses + 1
   if t.misses >= MISSES_MAX then
     t.state, t.ended_ms = EXPIRED, now
-    if redis.call("HGET", buyers, t.buyer) == tostring(place) then redis.call("HDEL", buyers, t.buyer) end
     redis.call("SETBIT", gone, place, 1)
     ended[#ended + 1] = {place, "expired"}
   else
@@ -223,6 +221,7 @@ for _, place in ipairs(passed) do
   back[#back + 1] = place
 end
 for _, member in ipairs(strays) do redis.call("ZREM", waiting, member) end
+if #passed > 0 then redis.call("HINCRBY", meta, "put_aside", #passed) end
 
 local last_chosen = #chosen > 0 and chosen[#chosen].place or 0
 local last_passed = #passed > 0 and passed[#passed] or 0

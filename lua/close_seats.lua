@@ -2,23 +2,22 @@
   closings that come twice, late or out of order change nothing more.
   KEYS[1] meta      hash     closings_cursor
   KEYS[2] tickets   hash     place -> packed ticket
-  KEYS[3] buyers    hash     buyer -> place of the living ticket
-  KEYS[4] leases    zset     member = turn, score = when the seat ends (ms)
-  KEYS[5] gone      bitmap   places that had their turn, left or expired
-  KEYS[6] feed      channel
+  KEYS[3] leases    zset     member = turn, score = when the seat ends (ms)
+  KEYS[4] gone      bitmap   places that had their turn, left or expired
+  KEYS[5] feed      channel
   ARGV[1] seen      cursor that was read from     ARGV[2] upto  cursor after these closings
   ARGV[3] items     msgpack list of {turn, why}, why = completed, expired, left or revoked
   Returns {0, freed, cursor} | {1} recovering | {9, cursor} somebody was faster | {22} corrupt    Published: ended ]]
 -- include: guard
 -- include: line
-local meta, tickets, buyers, leases, gone, feed = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local meta, tickets, leases, gone, feed = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local STALE = 9
 local STATES = {completed = COMPLETED, expired = EXPIRED, left = LEFT, revoked = EXPIRED}
 local WORDS = {[COMPLETED] = "completed", [EXPIRED] = "expired", [LEFT] = "left"}
 
 if not is_registered(meta) then return {RECOVERING} end
 if not are_types({
-  [tickets] = "hash", [buyers] = "hash", [leases] = "zset", [gone] = "string"
+  [tickets] = "hash", [leases] = "zset", [gone] = "string"
 }) then return {CORRUPT} end
 
 local cursor = redis.call("HGET", meta, "closings_cursor") or ""
@@ -28,7 +27,6 @@ local now = clock_ms()
 local freed, ended = 0, {}
 
 local function end_ticket(place, t, why)
-  if redis.call("HGET", buyers, t.buyer) == tostring(place) then redis.call("HDEL", buyers, t.buyer) end
   t.state, t.ended_ms = STATES[why], now
   redis.call("HSET", tickets, place, pack_ticket(t))
   redis.call("SETBIT", gone, place, 1)

@@ -16,8 +16,10 @@
 local meta, policy, pauses, waiting, absent, leases = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local STALE = 9
 local DOCUMENT_EVERY_MS, STOCK_FRESH_MS = 1000, 2000
--- How long a change of the rate is told.
+-- How long a change is told.
 local CHANGE_SHOWN_MS = 60000
+-- So many who come or go at once move a position by more than its own error: at least ten, and one in fifty.
+local JUMP_MIN, JUMP_SHARE = 10, 50
 local EXACT = 256
 local HOLDERS = {
   {"recovering", "recovering"}, {"operator", "paused_by_operator"}, {"record", "record_behind"}, {"provider", "provider_away"}
@@ -40,7 +42,7 @@ end
 local m = read_meta({
   "seq", "document_ms", "is_due", "serving", "admitted", "free", "held", "claimed", "sold", "stock_at_ms", "message",
   "reason", "reason_at_ms", "reason_params", "shown_state", "shown_reason", "change", "change_at_ms", "change_params",
-  "inversions", "cap_violations"
+  "inversions", "cap_violations", "returned", "returned_shown", "put_aside", "put_aside_shown"
 })
 local function number(name)
   return tonumber(m[name]) or 0
@@ -50,6 +52,24 @@ if m.is_due ~= "1" and math.abs(now - number("document_ms")) < DOCUMENT_EVERY_MS
   return {STALE}
 end
 redis.call("HSET", meta, "document_ms", now, "is_due", 0)
+
+local living = line.is_closed and 0 or redis.call("ZCARD", waiting)
+
+-- People who come back to places in front of others, and people who are put aside there, move positions without anybody's
+-- doing: it is told, unless an operator's change is.
+local function note_jump()
+  local came, went = number("returned") - number("returned_shown"), number("put_aside") - number("put_aside_shown")
+  redis.call("HSET", meta, "returned_shown", number("returned"), "put_aside_shown", number("put_aside"))
+  local people = math.max(came, went)
+  local is_free = m.change == "" or m.change == "others_returned" or m.change == "others_away"
+  if people < math.max(JUMP_MIN, living / JUMP_SHARE) then return end
+  if not is_free and now - number("change_at_ms") < CHANGE_SHOWN_MS then return end
+  m.change, m.change_at_ms = came >= went and "others_returned" or "others_away", now
+  m.change_params = string.format('{"people":%d}', people)
+  note_change(meta, m.change, m.change_params, now)
+end
+
+if not line.is_closed then note_jump() end
 
 local is_stock_fresh = number("stock_at_ms") > 0 and now - number("stock_at_ms") <= STOCK_FRESH_MS
 
@@ -86,8 +106,6 @@ local function recent(seconds)
   end
   return math.max(0, second - since), count
 end
-
-local living = line.is_closed and 0 or redis.call("ZCARD", waiting)
 
 -- Places of rank 1 to 256, then of ranks r -> max(r + 1, floor(51 r / 50)), and of the last.
 local function sample()

@@ -8,6 +8,7 @@
 -- include: guard
 -- include: line
 -- include: bucket
+-- include: settings
 local meta, policy, pauses = KEYS[1], KEYS[2], KEYS[3]
 
 if not is_registered(meta) then return {RECOVERING} end
@@ -20,4 +21,7 @@ local level, at_ms = bucket_now(meta, policy, line, now)
 redis.call("HSET", meta, "bucket", level, "bucket_at_ms", at_ms, "is_due", 1)
 -- Whoever read Postgres before this is too old to write.
 redis.call("HINCRBY", meta, "sync_no", 1)
-return {OK, redis.call(ARGV[2] == "1" and "SADD" or "SREM", pauses, ARGV[1])}
+if ARGV[2] == "1" then return {OK, redis.call("SADD", pauses, ARGV[1])} end
+local was_held = redis.call("SISMEMBER", pauses, ARGV[1])
+lift(meta, pauses, ARGV[1], now)
+return {OK, was_held}

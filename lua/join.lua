@@ -5,7 +5,7 @@
   KEYS[3] waiting   zset     places that wait
   KEYS[4] absent    zset     places passed over
   KEYS[5] tickets   hash     place -> packed ticket
-  KEYS[6] buyers    hash     buyer -> place of the living ticket
+  KEYS[6] buyers    hash     buyer -> place of the newest ticket, living or ended
   KEYS[7] presence0   KEYS[8] presence1   KEYS[9] presence2   KEYS[10] presence3   KEYS[11] presence4   bitmaps
   ARGV[1] items     msgpack list of {buyer, lane}
   Returns per item a view with is_fresh behind it | {1} recovering | {3} draining | {4} sold out | {5} ended
@@ -35,6 +35,7 @@ local function again(place, t)
   if was_absent then
     redis.call("ZADD", waiting, place, place)
     redis.call("ZREM", absent, place)
+    redis.call("HINCRBY", meta, "returned", 1)
   end
   redis.call("SETBIT", signs, place, 1)
   local view = view_of(line, place, t, false, was_absent)

@@ -4,23 +4,22 @@
   KEYS[3] waiting   zset     places that wait
   KEYS[4] absent    zset     places passed over
   KEYS[5] tickets   hash     place -> packed ticket
-  KEYS[6] buyers    hash     buyer -> place of the living ticket
-  KEYS[7] leases    zset     member = turn, score = when the seat ends (ms)
-  KEYS[8] gone      bitmap   places that had their turn, left or expired
-  KEYS[9] feed      channel
+  KEYS[6] leases    zset     member = turn, score = when the seat ends (ms)
+  KEYS[7] gone      bitmap   places that had their turn, left or expired
+  KEYS[8] feed      channel
   ARGV[1] items     msgpack list of {place, closed_turn}: the turn that the shop has closed, "" = none yet
   Returns per item a view | {1} recovering | {7} unknown | {22} corrupt | {23, turn} close this turn at the shop first
   Published: ended ]]
 -- include: guard
 -- include: line
 local meta, pauses, waiting, absent, tickets = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local buyers, leases, gone, feed = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
+local leases, gone, feed = KEYS[6], KEYS[7], KEYS[8]
 local TURN_BUSY = 23
 
 local items = cmsgpack.unpack(ARGV[1])
 if not is_registered(meta) then return answer_all(items, RECOVERING) end
 if not are_types({
-  [pauses] = "set", [waiting] = "zset", [absent] = "zset", [tickets] = "hash", [buyers] = "hash", [leases] = "zset",
+  [pauses] = "set", [waiting] = "zset", [absent] = "zset", [tickets] = "hash", [leases] = "zset",
   [gone] = "string"
 }) then return answer_all(items, CORRUPT) end
 
@@ -33,7 +32,6 @@ local function leave(place, t)
   redis.call("ZREM", waiting, place)
   redis.call("ZREM", absent, place)
   if t.turn ~= "" then redis.call("ZREM", leases, t.turn) end
-  if redis.call("HGET", buyers, t.buyer) == tostring(place) then redis.call("HDEL", buyers, t.buyer) end
   t.state, t.ended_ms = LEFT, now
   redis.call("HSET", tickets, place, pack_ticket(t))
   redis.call("SETBIT", gone, place, 1)

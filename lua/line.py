@@ -206,7 +206,7 @@ class LineScripts:
         """(place, turn that the shop has closed or "") each. OK: a view; TURN_BUSY: the turn to close first."""
         names = [
             *(keys.meta, keys.pauses, keys.waiting, keys.absent, keys.tickets),
-            *(keys.buyers, keys.leases, keys.gone, keys.feed),
+            *(keys.leases, keys.gone, keys.feed),
         ]
         return _answers(await self._leave(names, [_pack(items)]))
 
@@ -222,7 +222,7 @@ class LineScripts:
         """Let in whom rate, cap and stock allow."""
         names = [
             *(keys.meta, keys.policy, keys.pauses, keys.waiting, keys.absent, keys.tickets),
-            *(keys.buyers, keys.leases, keys.gone, keys.admissions, keys.feed, *_presence(keys)),
+            *(keys.leases, keys.gone, keys.admissions, keys.feed, *_presence(keys)),
         ]
         row = _ok(await self._admit(names, [_pack(stock or ()), admit_max]))
         return AdmitTick(
@@ -248,7 +248,7 @@ class LineScripts:
         self, keys: LineKeys, *, seen: str, upto: str, closings: Sequence[tuple[str, str]]
     ) -> tuple[bool, int, str]:
         """Whether this call applied them, how many seats became free, and the cursor as it stands now."""
-        names = [keys.meta, keys.tickets, keys.buyers, keys.leases, keys.gone, keys.feed]
+        names = [keys.meta, keys.tickets, keys.leases, keys.gone, keys.feed]
         row = await self._close_seats(names, [seen, upto, _pack(closings)])
         if row[0] == Reply.STALE:
             return False, 0, row[1].decode()

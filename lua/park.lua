@@ -57,6 +57,7 @@ for i = 1, math.min(#places, park_max) do
 end
 redis.call("HSET", meta, "park_cursor", (looked < look_max and #places <= park_max) and "0" or last)
 if #parked > 0 then
+  redis.call("HINCRBY", meta, "put_aside", #parked)
   redis.call("PUBLISH", feed, cjson.encode({kind = "absent", epoch = line.epoch, places = parked}))
 end
 return {OK, looked, #parked}

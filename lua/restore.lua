@@ -5,7 +5,7 @@
   KEYS[3] waiting   zset     places that wait
   KEYS[4] absent    zset     places passed over
   KEYS[5] tickets   hash     place -> packed ticket
-  KEYS[6] buyers    hash     buyer -> place of the living ticket
+  KEYS[6] buyers    hash     buyer -> place of the newest ticket, living or ended
   KEYS[7] gone      bitmap   places that had their turn, left or expired
   KEYS[8] feed      channel
   KEYS[9] presence0   KEYS[10] presence1   KEYS[11] presence2   KEYS[12] presence3   KEYS[13] presence4   bitmaps

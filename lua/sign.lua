@@ -31,7 +31,7 @@ local items = cmsgpack.unpack(ARGV[1])
 if #items == 0 then return {OK} end
 local signs = presence_now(meta, presence, math.floor(now / line.quarter_ms))
 
-local answers = {OK}
+local answers, returned = {OK}, 0
 local scores = redis.call("ZMSCORE", waiting, unpack(items))
 local bits = {}
 for i, place in ipairs(items) do
@@ -45,7 +45,7 @@ for i, place in ipairs(items) do
     if was_absent then
       redis.call("ZADD", waiting, place, place)
       redis.call("ZREM", absent, place)
-      is_known = true
+      is_known, returned = true, returned + 1
     end
     answers[#answers + 1] = t and view_of(line, place, t, false, was_absent) or {UNKNOWN, place}
   end
@@ -56,5 +56,6 @@ for i, place in ipairs(items) do
     bits[#bits + 1] = 1
   end
 end
+if returned > 0 then redis.call("HINCRBY", meta, "returned", returned) end
 if #bits > 0 then redis.call("BITFIELD", signs, unpack(bits)) end
 return answers

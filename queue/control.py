@@ -26,7 +26,8 @@ from onsale.catalog.sales import Policy, SaleBook
 from onsale.lua.keys import LineKeys
 from onsale.lua.line import LineRefused, LineScripts
 from onsale.migrations.sql import load_queries
-from onsale.queue.errors import LineRecovering, PolicyStale, SaleEnded, SaleNotScheduled
+from onsale.queue.errors import LineRecovering, PolicyStale, SaleEnded, SaleNotScheduled, SaleSoldOut
+from onsale.queue.ports import ShopPort
 from onsale.queue.sync import LineSync
 
 log = structlog.get_logger()
@@ -108,14 +109,16 @@ class Chain:
 
 
 class Control:
-    """Changes of a sale by its operators, in force in every process within a second. `actor` is who asks.
+    """Changes of a sale by its operators, in force in every process within a second. `actor` is who asks; `shop` says
+    whether a sale that sold out has anything to open with (None: for whoever opens nothing).
 
     Every method raises SaleUnknown."""
 
-    def __init__(self, redis: Redis, pool: asyncpg.Pool, book: SaleBook) -> None:
+    def __init__(self, redis: Redis, pool: asyncpg.Pool, book: SaleBook, shop: ShopPort | None = None) -> None:
         self._scripts = LineScripts(redis)
         self._pool = pool
         self._book = book
+        self._shop = shop
         self._sync = LineSync(self._scripts, book)
 
     async def admission(self, sale: str) -> Admission:
@@ -176,11 +179,15 @@ class Control:
 
     async def open(self, sale: str, *, actor: str, reason: str | None = None) -> None:
         """Open now: before its time, after a closing, or again after a sell-out, when units returned; also ends a
-        draining. Nothing happens where the sale is open. Raises SaleEnded when its scheduled end has passed."""
+        draining. Nothing happens where the sale is open. Raises SaleEnded when its scheduled end has passed, and
+        SaleSoldOut where not one unit has returned: it would be sold out again before anybody read that it is open."""
         is_sold_out = await self._is_sold_out(sale)
+        is_empty = is_sold_out and not await self._has_units(sale)
         async with self._locked(sale) as (conn, row):
             if row["now_ms"] >= row["closes_at_ms"]:
                 raise SaleEnded
+            if is_empty:
+                raise SaleSoldOut
             is_early = row["now_ms"] < row["opens_at_ms"]
             if is_early or is_sold_out or row["closed_at"]:
                 await conn.execute(QUERIES.opening_set, sale)
@@ -281,6 +288,18 @@ class Control:
         except RedisError:
             return False
         return inspection.is_sold_out
+
+    async def _has_units(self, sale: str) -> bool:
+        """Whether anything is left that may be sold; a shop that cannot say stops nobody from opening."""
+        if self._shop is None:
+            return True
+        try:
+            figures = await self._shop.figures(sale)
+        except Exception as error:
+            # Whatever keeps the other room from answering is its own to report.
+            log.debug("shop.figures_missing", sale=sale, error=type(error).__name__)
+            return True
+        return figures.free + figures.held + figures.claimed > 0
 
     @asynccontextmanager
     async def _locked(self, sale: str) -> AsyncIterator[tuple[asyncpg.Connection, asyncpg.Record]]:

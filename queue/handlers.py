@@ -296,7 +296,7 @@ async def list_audit(request: web.Request) -> web.Response:
 
 async def list_tickets(request: web.Request) -> web.Response:
     """Everyone who was given a place, newest first; a page may be short where numbers were left out. With an e-mail
-    address, the living ticket of that one person."""
+    address, the ticket of that one person: the living one, or the one that ended last."""
     await require(request, *OPERATORS)
     asked = query(request, limit=page_limit, cursor=_cursor, email=_email)
     line = request.app[FEED].line(request.match_info["sale"])

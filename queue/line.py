@@ -95,7 +95,8 @@ class Line:
         return None if reply is Reply.UNKNOWN else _view(reply, row)
 
     async def look_for(self, keys: LineKeys, buyer: str) -> TicketView | None:
-        """The living ticket of a buyer as it stands; no sign of life. None: there is none."""
+        """A buyer's living ticket as it stands, or the one that ended last; no sign of life. None: this Redis never
+        heard of any."""
         place = await _guarded(cast("Awaitable[bytes | None]", self._redis.hget(keys.buyers, buyer)))
         return None if place is None else await self.look(keys, int(place))
 

@@ -233,8 +233,11 @@ class Teller:
         sale, frame = line.sale, line.frame
         if now_ms >= sale.closes_at_ms or line.is_closed:
             return self._seen_closed(line, facts, now_ms)
+        place: int | None = facts.place
         if now_ms < sale.opens_at_ms:
             state, ahead, wait = TicketState.SCHEDULED, None, None
+            # Where the opening crowd is drawn, the number of joining is no place.
+            place = None if sale.opening == "draw" else place
             poll_ms = min(POLL_LAST_MS, max(2 * POLL_FIRST_MS, (sale.opens_at_ms - now_ms) // POLLS_A_WAIT))
         else:
             state = TicketState.WAITING
@@ -246,7 +249,7 @@ class Teller:
             sale=sale.id,
             lane=LANES[facts.lane],
             state=state,
-            place=facts.place,
+            place=place,
             ahead=ahead,
             wait_ms=WaitReply(wait.p50, wait.p90) if wait is not None else None,
             poll_after_ms=_spread(_bounded(poll_ms, line), facts.place),

@@ -61,10 +61,8 @@ async def sales(settings: Settings) -> AsyncIterator[tuple[asyncpg.Pool, SaleBoo
 @asynccontextmanager
 async def control(settings: Settings) -> AsyncIterator[Control]:
     """What operators change, with the stores behind it."""
-    async with open_stores(settings, pool_max=4) as stores:
-        book = SaleBook(stores.pool)
-        await book.refresh()
-        yield Control(stores.line, stores.pool, book)
+    async with open_stores(settings, pool_max=4) as stores, open_rooms(settings, stores) as rooms:
+        yield Control(stores.line, stores.pool, rooms.book, rooms.inventory)
 
 
 async def migrate_database(settings: Settings) -> Sequence[str]:

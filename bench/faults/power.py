@@ -49,46 +49,42 @@ def shim() -> Path:
     return built
 
 
-class Shim:
-    """The disk and the clock of one store or process, as it sees them."""
+class Disk:
+    """The disk of one store, as its processes see it through the shim."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         folder.mkdir(parents=True)
-        self.heal()
+        self._set(0, False)
 
     @property
     def environ(self) -> dict[str, str]:
-        return {"LD_PRELOAD": str(shim()), "FAULT_SHIM": str(self._folder)}
+        return {"LD_PRELOAD": str(shim()), "FAULT_DISK": str(self._folder)}
 
-    def slow_disk(self, delay_ms: int) -> None:
+    def slow(self, delay_ms: int) -> None:
         """Each fsync takes this much longer."""
-        self._set(delay_ms=delay_ms)
+        self._set(delay_ms, False)
 
-    def fill_disk(self) -> None:
+    def fill(self) -> None:
         """No write to a file succeeds any more."""
-        self._set(is_full=True)
-
-    def move_clock(self, off_s: int) -> None:
-        """The time of day is this much later, or earlier."""
-        self._set(off_s=off_s)
+        self._set(0, True)
 
     def heal(self) -> None:
-        self._set()
+        self._set(0, False)
 
     def synced(self, path: Path) -> int:
         """How much of a file surely survives."""
         mark = self._folder / str(path.stat().st_ino)
         return struct.unpack("q", mark.read_bytes())[0] if mark.exists() else 0
 
-    def _set(self, *, delay_ms: int = 0, is_full: bool = False, off_s: int = 0) -> None:
+    def _set(self, delay_ms: int, is_full: bool) -> None:
         # In place: the processes have this very file mapped.
         path = self._folder / CONTROL
         with path.open("r+b" if path.exists() else "w+b") as file:
-            file.write(struct.pack("IIi", delay_ms, is_full, off_s))
+            file.write(struct.pack("II", delay_ms, is_full))
 
 
-async def cut_redis(store: Store, disk: Shim) -> int:
+async def cut_redis(store: Store, disk: Disk) -> int:
     """The power of this Redis goes and comes back; answers how many bytes went with it."""
     await store.down(signal.SIGKILL)
     lost = 0

@@ -15,7 +15,6 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import asyncpg
 import redis.asyncio
 
 from bench.faults.failover import Standby
@@ -23,7 +22,7 @@ from bench.faults.kept import Kept
 from bench.faults.power import cut_redis
 from bench.faults.world import World
 
-STUCK_S = 5.0
+PROCESSES = ("web", "admitter", "flusher", "worker")
 
 
 @dataclass
@@ -61,10 +60,12 @@ async def heal(trial: Trial) -> None:
     world = trial.world
     for link in world.links.values():
         link.restore()
-    for shim in world.shims.values():
-        shim.heal()
+    for disk in world.disks.values():
+        disk.heal()
     for one in (*world.stores.values(), *world.processes.values()):
         one.signal(signal.SIGCONT)
+        if world.parts.clocks:
+            world.move_clock(one.name, 0)
         await one.up()
     await world.ready()
     for name in ("line", "shop"):
@@ -141,7 +142,7 @@ async def _cut(trial: Trial, name: str) -> None:
         assert world.postgres_power is not None
         lost = await world.postgres_power.cut()
     else:
-        lost = await cut_redis(world.stores[name], world.shims[name])
+        lost = await cut_redis(world.stores[name], world.disks[name])
     trial.counts[f"bytes lost {name}"] += lost
 
 
@@ -293,38 +294,20 @@ def disk_full(*stores: str) -> Strike:
     async def strike(trial: Trial, sale: str) -> None:
         for name in itertools.cycle(stores):
             await trial.pause()
-            trial.world.shims[name].fill_disk()
+            trial.world.disks[name].fill()
             trial.counts[f"disk full {name}"] += 1
             try:
                 await trial.last()
             finally:
-                trial.world.shims[name].heal()
-            if name == "postgres":
-                await _whole(_restart_if_stuck(trial))
+                trial.world.disks[name].heal()
 
     return strike
 
 
-async def _restart_if_stuck(trial: Trial) -> None:
-    """A Postgres whose recovery met the full disk (it could not write pg_control) stays in recovery mode when there is
-    room again: its operator starts it anew."""
-    store = trial.world.stores["postgres"]
-    deadline = asyncio.get_running_loop().time() + STUCK_S
-    while asyncio.get_running_loop().time() < deadline:
-        with contextlib.suppress(OSError, asyncpg.PostgresError, TimeoutError):
-            conn = await asyncpg.connect(store.url, timeout=1)
-            await conn.close()
-            return
-        await asyncio.sleep(0.2)
-    trial.counts["postgres started anew"] += 1
-    store.signal(signal.SIGKILL)
-    await store.ready()
-
-
 async def slow_disks(trial: Trial, sale: str) -> None:
     """Each fsync of every store takes 200 ms longer."""
-    for name in trial.world.stores:
-        trial.world.shims[name].slow_disk(200)
+    for disk in trial.world.disks.values():
+        disk.slow(200)
     trial.counts["slow disk"] += 1
     await asyncio.Event().wait()
 
@@ -335,12 +318,12 @@ def clocks(names: Sequence[str], jumps_s: Sequence[int]) -> Strike:
     async def strike(trial: Trial, sale: str) -> None:
         for name in itertools.cycle(names):
             await trial.pause()
-            trial.world.shims[name].move_clock(trial.chance.choice(jumps_s))
+            trial.world.move_clock(name, trial.chance.choice(jumps_s))
             trial.counts[f"clock {name}"] += 1
             try:
                 await trial.last()
             finally:
-                trial.world.shims[name].heal()
+                trial.world.move_clock(name, 0)
 
     return strike
 

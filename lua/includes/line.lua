@@ -85,6 +85,11 @@ local function unpack_ticket(packed)
   }
 end
 
+-- What everyone is told of for a while: a word, and its facts as JSON.
+local function note_change(meta, code, params, now)
+  redis.call("HSET", meta, "change", code, "change_at_ms", now, "change_params", params)
+end
+
 local function is_living(t)
   return t.state == WAITING or t.state == ADMITTED
 end

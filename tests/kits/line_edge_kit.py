@@ -90,7 +90,7 @@ class Edge:
         self.book = SaleBook(pool)
         self.line = Line(redis, Numbering(pool), Holders(pool), self.shop, self.book)
         self.keeper = Keeper(redis, pool, self.book)
-        self.control = Control(redis, pool, self.book)
+        self.control = Control(redis, pool, self.book, self.shop)
         self.admitter = Admitter(redis, self.book, self.shop)
         self.feed = Feed(redis, self.book, patience_s=0.02)
         self.presence = Presence(self.line, self.feed)

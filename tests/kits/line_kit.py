@@ -152,7 +152,7 @@ class Stand:
         self.line = self.another_line()
         self.keeper = self.another_keeper()
         self.admitter = self.another_admitter()
-        self.control = Control(redis, pool, self.book)
+        self.control = Control(redis, pool, self.book, self.shop)
         self.skew = Skew(redis)
         self._elapsed_s = 0.0
 

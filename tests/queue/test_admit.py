@@ -327,7 +327,7 @@ async def test_keys_of_another_type_stop_admission_before_it_writes(stand: Stand
     await stand.make()
     await stand.crowd(2)
     keys = stand.keys
-    for name in (keys.policy, keys.pauses, keys.waiting, keys.absent, keys.tickets, keys.buyers, keys.leases,
+    for name in (keys.policy, keys.pauses, keys.waiting, keys.absent, keys.tickets, keys.leases,
                  keys.gone, keys.admissions, *(keys.presence(slot) for slot in range(5))):  # fmt: skip
         had = await stand.redis.copy(name, "kept")
         await stand.redis.delete(name)

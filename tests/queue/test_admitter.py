@@ -132,7 +132,7 @@ async def test_the_end_of_a_line_is_announced_once(stand: Stand) -> None:
 
 
 async def test_a_reason_that_changes_is_announced(stand: Stand) -> None:
-    """When it comes and when it goes."""
+    """When somebody holds the line, and when it moves again."""
     await stand.make()
     await stand.tick()
 
@@ -146,7 +146,7 @@ async def test_a_reason_that_changes_is_announced(stand: Stand) -> None:
 
     changed = [message for message in await news(stand, hold, let_go) if message["kind"] == "changed"]
 
-    assert [message["reason"] and message["reason"]["code"] for message in changed] == ["provider_away", None]
+    assert [message["reason"] and message["reason"]["code"] for message in changed] == ["provider_away", "resumed"]
 
 
 async def test_a_scheduled_line_is_shown_and_opens_in_time(stand: Stand) -> None:

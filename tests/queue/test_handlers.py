@@ -231,6 +231,19 @@ async def test_before_the_opening(line_redis: Redis, database: asyncpg.Pool) -> 
         assert ("scheduled", 1, None, None) == (told["state"], told["place"], told["ahead"], told["wait_ms"])
 
 
+async def test_before_a_draw_nobody_has_a_place(line_redis: Redis, database: asyncpg.Pool) -> None:
+    """The number of joining is no place where the opening crowd is drawn: neither the joining nor a poll tells it."""
+    opens_at_ms = time.time_ns() // 1_000_000 + DAY_MS // 2
+    async with (
+        opened_edge(line_redis, database, opens_at_ms=opens_at_ms, opening="draw") as edge,
+        serving(edge) as client,
+    ):
+        ticket, proof = await joined(edge, client, "ann")
+        await edge.admit()
+        for told in (ticket, await polled(client, ticket, proof)):
+            assert ("scheduled", None, None) == (told["state"], told["place"], told["ahead"])
+
+
 async def test_when_the_sale_is_closed(edge: Edge, client: Client) -> None:
     """Who waited reads `closed`; nobody joins."""
     await edge.control.pause(SALE, actor="test")

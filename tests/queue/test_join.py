@@ -136,6 +136,39 @@ async def test_closed_tickets_wait_again_when_the_line_reopens(stand: Stand) -> 
     assert await stand.state(1) == "admitted"
 
 
+async def test_a_line_reopens_with_something_to_sell_only(stand: Stand) -> None:
+    """Nothing has come back: opening is refused, and nothing has changed. A shop that cannot say stops nobody."""
+    await stand.make()
+    await stand.crowd(1)
+    stand.shop.free = 0
+    await stand.tick()
+    opens_at_ms = stand.sale.opens_at_ms
+
+    with pytest.raises(SaleSoldOut):
+        await stand.control.open(SALE, actor="tests")
+
+    assert (await stand.state(1), stand.sale.opens_at_ms) == ("closed", opens_at_ms)
+    assert await stand.control.audit(SALE) == []
+    stand.shop.is_away = True
+    await stand.control.open(SALE, actor="tests")
+    assert await stand.state(1) == "waiting"
+
+
+async def test_the_last_ticket_of_a_buyer_is_found(stand: Stand) -> None:
+    """Living, then ended, then the next one."""
+    await stand.make(rate_centi=0)
+    assert await stand.line.look_for(stand.keys, "ann") is None
+    await stand.join("ann")
+    await stand.line.leave(stand.keys, 1)
+
+    ended = await stand.line.look_for(stand.keys, "ann")
+    await stand.join("ann")
+    living = await stand.line.look_for(stand.keys, "ann")
+
+    assert ended is not None and (ended.place, ended.state) == (1, TicketState.LEFT)
+    assert living is not None and (living.place, living.state) == (2, TicketState.WAITING)
+
+
 async def test_numbering_asks_postgres_before_it_passes_the_ceiling(stand: Stand) -> None:
     """No place above what Postgres holds is given, and the block is taken once however many ask."""
     await stand.make()
@@ -233,4 +266,4 @@ async def test_full_memory_refuses_joining_whole_and_lets_people_leave(stand: St
 
     assert left.state is TicketState.LEFT
     assert await stand.meta("tail") == 2
-    assert await stand.redis.hlen(stand.keys.buyers) == 1
+    assert await stand.redis.hget(stand.keys.buyers, "bob") is None

@@ -233,8 +233,30 @@ async def test_operators_alone_operate(system, still):
         assert (404, "sale_unknown") == unknown.problem(), path
 
 
+async def test_a_changed_rate_is_explained_within_a_second(system):
+    """Whoever waits by stream reads the new rate's reason, with its figures, within a second of the answer."""
+    sale, buyer = await system.sale(admission={"rate_per_second": 0}), await system.buyer()
+    ticket = (await system.joined(sale, buyer))["ticket"]
+    path = f"/v1/sales/{sale}/admission"
+    async with stream(system, f"/v1/tickets/{ticket}/events", buyer) as (_, next_event):
+        for rate, code, before in ((0.01, "rate_raised", 0.0), (0, "rate_lowered", 0.01)):
+            change = {"active_max": 0, "rate_per_second": rate}
+            assert 200 == (await system.call("PATCH", path, change, system.manager, If_Match="*")).status
+            async with asyncio.timeout(1):
+                while (told := await told_by(next_event))["reason"] is None or told["reason"]["code"] != code:
+                    continue
+            assert {"from": before, "to": rate} == told["reason"]["params"]
+
+
+async def told_by(next_event):
+    """The ticket of the stream's next `ticket` event."""
+    while (event := await next_event()).get("event") != "ticket":
+        continue
+    return json.loads(event["data"])
+
+
 async def test_one_person_is_found_by_address(system, still):
-    """The living ticket of an account; nobody for an address that has none; 422 for what is no address."""
+    """The living ticket of an account, or its last; nobody for an address that has none; 422 for what is no address."""
     path = f"/v1/sales/{still}/tickets?email="
     nobody = await system.call("GET", f"{path}nobody%40demo.example", token=system.manager)
 
