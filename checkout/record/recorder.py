@@ -8,7 +8,7 @@ it is kept as poison and the rest goes on.
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -45,8 +45,26 @@ from onsale.migrations.sql import load_queries
 
 SQL = load_queries("onsale.checkout.record", "flusher.sql")
 
-_items = msgspec.json.Decoder(tuple[ItemDoc, ...]).decode
-_attempts = msgspec.json.Decoder(list[tuple[str, str, str, int, str, str | None, bool]]).decode
+
+class _KnownOrder(msgspec.Struct, frozen=True):
+    """An order as `standing_lock` tells of it; `attempts` are the first fields of `AttemptStanding`."""
+
+    order: str
+    buyer: str
+    turn: str
+    items: tuple[ItemDoc, ...]
+    amount: int
+    currency: str
+    state: str
+    claim: str
+    rev: int
+    claim_rev: int
+    reason: str | None
+    revision: int
+    attempts: list[tuple[str, str, str, int, str, str | None, bool]]
+
+
+_known_orders = msgspec.json.Decoder(list[_KnownOrder]).decode
 _counters = msgspec.json.Decoder(list[tuple[str, int, int, int]]).decode
 _bought = msgspec.json.Decoder(list[tuple[str, int]]).decode
 _turns = msgspec.json.Decoder(list[tuple[str, str]]).decode
@@ -203,93 +221,66 @@ class _Writing:
         fold.apply(events)
         self._refused += [(row.order, row.event_id, row.reason) for row in fold.refusals]
         self._poison += [self._stranger(event_id) for event_id, _ in fold.strangers]
-        await self._write_orders(fold)
-        await self._write_attempts(fold)
-        await self._write_account(fold)
+        if fold.orders or fold.attempts:
+            await self._write_money(fold)
+        if fold.refunds:
+            rows = [(refund.attempt, refund.amount, refund.currency, refund.reason) for refund in fold.refunds]
+            await self._conn.execute(SQL.refunds_insert, *_columns(rows, 4))
 
     async def _standing(self, events: Sequence[MoneyEvent]) -> MoneyStanding:
         standing = MoneyStanding(self._limit)
         docs = [event.doc for event in events if isinstance(event, Amended | Claimed)]
-        for row in await self._conn.fetch(SQL.orders_lock, sorted({event.order for event in events})):
-            standing.orders[row["id"]] = _order_standing(row)
-            for attempt in _attempts(row["attempts"] or "[]"):
-                standing.attempts[attempt[0]] = AttemptStanding(*attempt)
-        # What the batch touches: orders as they are known, and as its claims bring them.
-        touched: list[OrderStanding | OrderDoc] = [*standing.orders.values(), *docs]
-        products = {item.product for order in touched for item in order.items}
-        buyers = {order.buyer for order in touched}
-        turns = {order.turn for order in touched} - {""}
         row = await self._conn.fetchrow(
-            SQL.standing_lock, self._batch.sale, sorted(products), sorted(buyers), sorted(turns)
+            SQL.standing_lock,
+            self._batch.sale,
+            sorted({event.order for event in events}),
+            sorted({item.product for doc in docs for item in doc.items}),
+            sorted({doc.buyer for doc in docs}),
+            sorted({doc.turn for doc in docs} - {""}),
         )
+        for known in _known_orders(row["orders"]):
+            standing.orders[known.order] = _order_standing(known)
+            standing.attempts |= {attempt[0]: AttemptStanding(*attempt) for attempt in known.attempts}
         standing.items = {product: ItemStanding(*counters) for product, *counters in _counters(row["items"])}
         standing.bought = dict(_bought(row["buyers"]))
         standing.turns = dict(_turns(row["turns"]))
         return standing
 
-    async def _write_orders(self, fold: MoneyFold) -> None:
+    async def _write_money(self, fold: MoneyFold) -> None:
         new = sorted((order for order in fold.orders.values() if order.doc is not None), key=lambda order: order.order)
         known = [order for order in fold.orders.values() if order.doc is None]
-        changed = 0
-        if new:
-            columns = _columns(map(_claim_insert_row, new))
-            args = (self._batch.sale, self._batch.epoch, *columns)
-            changed += len(await self._conn.fetch(SQL.orders_claim_insert, *args))
-        if known:
-            changed += len(await self._conn.fetch(SQL.orders_claim_update, *_columns(map(_claim_update_row, known))))
-        amended = [order for order in known if order.is_amended]
-        if amended:
-            rows = [(order.order, order.revision, order.amount, order.currency, order.address) for order in amended]
-            await self._conn.execute(SQL.orders_amend, *_columns(rows))
-        if new or amended:
-            await self._write_items([(order.order, order.revision, order.items) for order in (*new, *amended)])
-        if changed != len(fold.orders):
+        attempts = fold.attempts.values()
+        # Counters and units move with a line of the ledger, or not at all.
+        moved = [(product, item.claimed_by, item.sold_by) for product, item in fold.items.items() if fold.ledger]
+        bought = sorted(fold.bought.items()) if fold.ledger else []
+        written = await self._conn.fetchval(
+            SQL.money_write,
+            self._batch.sale,
+            self._batch.epoch,
+            self._limit,
+            *_columns(map(_claim_insert_row, new), 19),
+            *_columns((row[:-1] for row in _line_rows(order for order in new if order.revision == 1)), 7),
+            *_columns((_attempt_row(attempt) for attempt in attempts if attempt.doc is not None), 16),
+            *_columns(map(_claim_update_row, known), 9),
+            *_columns((_attempt_end_row(attempt) for attempt in attempts if attempt.doc is None), 5),
+            *_columns(moved, 3),
+            *_columns(bought, 2),
+            *_columns(map(_ledger_row, fold.ledger), 9),
+        )
+        if written != len(fold.orders):
             raise Contended
+        amended = [order for order in known if order.is_amended]
+        if amended or any(order.revision > 1 for order in new):
+            await self._write_amended(amended, [order for order in new if order.revision > 1])
 
-    async def _write_items(self, orders: Sequence[tuple[str, int, Sequence[ItemDoc]]]) -> None:
-        """(order, revision, lines): written where the order's row is of that revision, left where it is of another."""
-        rows = [
-            (
-                order,
-                item.product,
-                item.title,
-                item.quantity,
-                item.unit_amount,
-                item.list_amount,
-                item.currency,
-                revision,
-            )
-            for order, revision, items in orders
-            for item in items
-        ]
-        changed = [(row[0], row[1], revision) for row in rows if (revision := row[-1]) > 1]
-        if changed:
-            await self._conn.execute(SQL.order_items_delete, *_columns(changed))
-        await self._conn.execute(SQL.order_items_insert, *_columns(rows))
-
-    async def _write_attempts(self, fold: MoneyFold) -> None:
-        new = [_attempt_row(attempt) for attempt in fold.attempts.values() if attempt.doc is not None]
-        ended = [
-            (attempt.attempt, attempt.state, attempt.reason, attempt.retryable, attempt.ended_ms)
-            for attempt in fold.attempts.values()
-            if attempt.doc is None
-        ]
-        if new:
-            await self._conn.execute(SQL.payments_insert, *_columns(new))
-        if ended:
-            await self._conn.execute(SQL.payments_end, *_columns(ended))
-        if fold.refunds:
-            rows = [(refund.attempt, refund.amount, refund.currency, refund.reason) for refund in fold.refunds]
-            await self._conn.execute(SQL.refunds_insert, *_columns(rows))
-
-    async def _write_account(self, fold: MoneyFold) -> None:
-        moved = [(product, item.claimed_by, item.sold_by) for product, item in fold.items.items()]
-        bought = sorted(fold.bought.items())
-        ledger = [_ledger_row(row) for row in fold.ledger]
-        if not ledger:
-            return  # Counters and units move with a line of the ledger, or not at all.
-        args = (*_columns(moved, 3), *_columns(bought, 2), *_columns(ledger, 9))
-        await self._conn.execute(SQL.account_write, self._batch.sale, self._batch.epoch, self._limit, *args)
+    async def _write_amended(self, known: Sequence[OrderStanding], new: Sequence[OrderStanding]) -> None:
+        """Documents that were changed since the order was reserved; few orders are."""
+        if known:
+            rows = [(order.order, order.revision, order.amount, order.currency, order.address) for order in known]
+            await self._conn.execute(SQL.orders_amend, *_columns(rows, 5))
+        lines = list(_line_rows((*known, *new)))
+        await self._conn.execute(SQL.order_items_delete, *_columns(((row[0], row[1], row[-1]) for row in lines), 3))
+        await self._conn.execute(SQL.order_items_insert, *_columns(lines, 8))
 
     # holdings
 
@@ -299,19 +290,19 @@ class _Writing:
         begun = {event.order: event for event in events if isinstance(event, Reserved)}
         ended = {event.order: event for event in events if not isinstance(event, Reserved)}
         if begun:
-            columns = _columns(_hold_row(event, ended.get(order)) for order, event in begun.items())
-            await self._conn.execute(SQL.orders_hold_insert, self._batch.sale, self._batch.epoch, *columns)
-            await self._write_items([(order, event.doc.revision, event.doc.items) for order, event in begun.items()])
+            columns = _columns((_hold_row(event, ended.get(order)) for order, event in begun.items()), 14)
+            lines = _columns(_line_rows(event.doc for event in begun.values()), 8)
+            await self._conn.execute(SQL.orders_hold_insert, self._batch.sale, self._batch.epoch, *columns, *lines)
         alone = [event for order, event in ended.items() if order not in begun]
         if alone:
             rows = [(event.order, _ended_state(event), event.rev, event.at_ms) for event in alone]
-            known = {row["id"] for row in await self._conn.fetch(SQL.orders_hold_end, *_columns(rows))}
+            known = {row["id"] for row in await self._conn.fetch(SQL.orders_hold_end, *_columns(rows, 4))}
             self._poison += [self._stranger(event.id) for event in alone if event.order not in known]
 
     # admissions
 
     async def _admissions(self, events: Sequence[Admitted]) -> None:
-        columns = _columns(_admission_row(event) for event in events)
+        columns = _columns(map(_admission_row, events), 11)
         await self._conn.execute(SQL.admissions_insert, self._batch.sale, self._batch.epoch, *columns)
 
     # verdicts
@@ -322,7 +313,7 @@ class _Writing:
     async def _write_poison(self) -> None:
         batch = self._batch
         rows = [(event.id, msgspec.json.encode(event.payload).decode(), event.error) for event in self._poison]
-        await self._conn.execute(SQL.poison_insert, batch.sale, batch.stream, batch.epoch, *_columns(rows))
+        await self._conn.execute(SQL.poison_insert, batch.sale, batch.stream, batch.epoch, *_columns(rows, 3))
         # Whoever waits for one of these gets a verdict too: what cannot be recorded is refused.
         if batch.stream is Stream.MONEY:
             self._refused += [(event.order, event.id, Refusal.STATE) for event in self._poison]
@@ -333,26 +324,42 @@ class _Writing:
             await self._conn.execute(SQL.refusals_insert, self._batch.sale, self._batch.epoch, *columns)
 
 
-def _columns(rows: Iterable[Sequence[Any]], width: int = 0) -> list[list[Any]]:
-    """Rows as the arrays that `unnest` takes; `width` empty ones where there is no row."""
-    return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(width)]
+def _columns(rows: Iterable[Sequence[Any]], width: int) -> list[Sequence[Any]]:
+    """Rows as the arrays that `unnest` takes: `width` of them, also where there is no row."""
+    return list(zip(*rows, strict=True)) or [()] * width
 
 
-def _order_standing(row: asyncpg.Record) -> OrderStanding:
+def _order_standing(known: _KnownOrder) -> OrderStanding:
     return OrderStanding(
-        row["id"],
-        row["buyer"],
-        row["turn"],
-        _items(row["items"] or "[]"),
-        row["amount"],
-        row["currency"],
-        row["state"],
-        row["claim"],
-        row["rev"],
-        row["claim_rev"],
-        row["reason"],
-        revision=row["revision"],
+        known.order,
+        known.buyer,
+        known.turn,
+        known.items,
+        known.amount,
+        known.currency,
+        OrderState(known.state),
+        known.claim,
+        known.rev,
+        known.claim_rev,
+        known.reason,
+        revision=known.revision,
     )
+
+
+def _line_rows(orders: Iterable[OrderStanding | OrderDoc]) -> Iterator[tuple[Any, ...]]:
+    """The lines of orders, and last the revision of the document that they stand in."""
+    for order in orders:
+        for item in order.items:
+            yield (
+                order.order,
+                item.product,
+                item.title,
+                item.quantity,
+                item.unit_amount,
+                item.list_amount,
+                item.currency,
+                order.revision,
+            )
 
 
 def _ledger_row(row: LedgerRow) -> tuple[Any, ...]:
@@ -400,6 +407,10 @@ def _claim_update_row(order: OrderStanding) -> tuple[Any, ...]:
         order.confirmed_ms,
         order.ended_ms,
     )
+
+
+def _attempt_end_row(attempt: AttemptStanding) -> tuple[Any, ...]:
+    return attempt.attempt, attempt.state, attempt.reason, attempt.retryable, attempt.ended_ms
 
 
 def _attempt_row(attempt: AttemptStanding) -> tuple[Any, ...]:
