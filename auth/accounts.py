@@ -11,29 +11,36 @@ from datetime import datetime
 import asyncpg
 
 from onsale.auth.access import AccessTokens
-from onsale.auth.errors import InvalidCredentials, NotFound
+from onsale.auth.datakeys import DataKeys, PersonalSealer
+from onsale.auth.errors import InvalidCredentials, NotFound, StoreUnavailable
 from onsale.auth.identifiers import new_id
 from onsale.auth.keys import Keyring
+from onsale.auth.passwordpolicy import normal_password
 from onsale.auth.passwords import PasswordHasher
+from onsale.auth.requests import Language
 from onsale.auth.roles import Role
-from onsale.auth.sealing import BlindIndex, Sealer
+from onsale.auth.sealing import BlindIndex
 from onsale.migrations.sql import load_queries
 
 queries = load_queries("onsale.auth", "accounts.sql")
 session_queries = load_queries("onsale.auth", "sessions.sql")
 
 _EMAIL = re.compile(r"[^@\s\x00-\x1f\x7f]{1,64}@[^@\s\x00-\x1f\x7f]{1,190}")
+# What is sealed of an account.
+COLUMNS = ("email", "name", "phone")
 # Rows at a time: 5,000 accounts with their sessions take Postgres some 100 ms.
 _LOAD_ROWS = 5_000
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What signing in needs to know."""
+    """What signing in needs to know. `password_hash`: what the password was found right against; a session begins only
+    while it is still the account's."""
 
     id: str
     role: Role
     is_verified: bool
+    password_hash: str | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +53,7 @@ class Profile:
     email: str
     name: str
     phone: str
+    language: Language
     created_at: datetime
 
 
@@ -64,8 +72,8 @@ class Accounts:
 
     def __init__(self, pool: asyncpg.Pool, keyring: Keyring, passwords: PasswordHasher) -> None:
         self._pool = pool
-        self._sealer = Sealer(keyring)
-        self._index = BlindIndex(keyring, "accounts.email")
+        self._data_keys = DataKeys(keyring)
+        self._index = email_index(keyring)
         self._passwords = passwords
 
     def email_hash(self, email: str) -> bytes:
@@ -80,26 +88,65 @@ class Accounts:
     async def check(self, email: str, password: str) -> Account:
         """The account with this address and password. InvalidCredentials after the same work, whichever is wrong."""
         row = await self._by_email(email)
-        is_right = await self._passwords.verify(row["password_hash"] if row else None, normal_password(password))
-        if row is None or not is_right:
+        stored = row["password_hash"] if row else None
+        checked = await self._passwords.check(stored, normal_password(password))
+        if row is None or not checked.is_right:
             raise InvalidCredentials
-        await self._rehash(row["id"], email)
-        return Account(row["id"], Role(row["role"]), row["is_verified"])
+        if checked.is_weak:
+            stored = await self._renew(row["id"], stored, password)
+        # After a rotation of keys: what is under an older one would be lost with it.
+        if row["email_hash"] != self.email_hash(email) or not self._data_keys.is_current(row["data_key"]):
+            await self.reseal(row["id"])
+        return Account(row["id"], Role(row["role"]), row["is_verified"], stored)
 
     async def profile(self, account: str) -> Profile:
         """NotFound when it was deleted."""
         row = await self._pool.fetchrow(queries.account_show, account)
         if row is None:
             raise NotFound
-        return Profile(
-            account=row["id"],
-            role=Role(row["role"]),
-            is_verified=row["is_verified"],
-            email=self._unsealed(row, "email"),
-            name=self._unsealed(row, "name"),
-            phone=self._unsealed(row, "phone"),
-            created_at=row["created_at"],
-        )
+        return self._profile(row)
+
+    async def page(self, *, after: str | None, email: str | None, limit: int) -> Sequence[Profile]:
+        """Living accounts, newest first, older than the account `after`; only the one of an address, where one is
+        named."""
+        hashes = None if email is None else self._index.candidates(normal_email(email))
+        return [self._profile(row) for row in await self._pool.fetch(queries.accounts_page, after, hashes, limit)]
+
+    async def change(
+        self, account: str, *, name: str | None = None, phone: str | None = None, language: Language | None = None
+    ) -> Profile:
+        """Change what is given; the profile as it is then. NotFound when it was deleted."""
+        data_key, sealer = await self._key_of(account)
+        sealed = [
+            None if text is None else sealer.seal(text.encode(), context(column, account))
+            for column, text in (("name", name), ("phone", phone))
+        ]
+        if not await self._pool.fetchval(queries.account_change, account, data_key, *sealed, language):
+            # Between the two its keys were rotated: once in a rotation, and the next try finds the new one.
+            raise StoreUnavailable
+        return await self.profile(account)
+
+    async def reseal(self, account: str) -> bool:
+        """Bring what is kept of an account under the newest secret, and what was kept without one under a data key of
+        its own. False when there was nothing to do, or no such account."""
+        async with self._pool.acquire() as connection, connection.transaction():
+            row = await connection.fetchrow(queries.account_reseal_show, account)
+            if row is None or row["email"] is None:
+                return False
+            email_hash = self._index.of(self._unsealed(row, "email"))
+            if self._data_keys.is_current(row["data_key"]) and row["email_hash"] == email_hash:
+                return False
+            columns = [row[column] for column in COLUMNS]
+            if row["data_key"] is not None:
+                data_key = self._data_keys.renewed(account, row["data_key"])
+            else:
+                data_key, sealer = self._data_keys.make(account)
+                columns = [
+                    None if row[column] is None else sealer.seal(self._unsealed(row, column).encode(), at)
+                    for column, at in ((column, context(column, account)) for column in COLUMNS)
+                ]
+            await connection.execute(queries.account_reseal, account, email_hash, data_key, *columns)
+        return True
 
     async def set_role(self, email: str, role: Role) -> str:
         """Change a role and end the account's sessions, whose tokens say the old one. NotFound for no such account."""
@@ -125,34 +172,50 @@ class Accounts:
 
     async def _insert(self, wanted: DemoAccount, password_hash: str) -> None:
         account = new_id()
+        data_key, sealer = self._data_keys.make(account)
         await self._pool.fetchrow(
             queries.account_insert,
             account,
             wanted.role.value,
-            self._sealed("email", account, normal_email(wanted.email)),
+            sealer.seal(normal_email(wanted.email).encode(), context("email", account)),
             self.email_hash(wanted.email),
-            self._sealed("name", account, wanted.name),
+            sealer.seal(wanted.name.encode(), context("name", account)),
             password_hash,
-            True,
+            data_key,
         )
 
     async def _by_email(self, email: str) -> asyncpg.Record | None:
         return await self._pool.fetchrow(queries.account_by_email, self._index.candidates(normal_email(email)))
 
-    async def _rehash(self, account: str, email: str) -> None:
-        """After a rotation of keys: the hash under an older one would be lost with it."""
-        email = normal_email(email)
-        if len(self._index.candidates(email)) > 1:
-            await self._pool.execute(
-                queries.email_rehash, account, self._index.of(email), self._sealed("email", account, email)
-            )
+    async def _renew(self, account: str, stored: str | None, password: str) -> str | None:
+        """Keep a password under today's parameters; the hash that is kept then."""
+        renewed = await self._passwords.hash(normal_password(password))
+        won = await self._pool.fetchval(queries.password_renew, account, stored, renewed)
+        return renewed if won else stored
 
-    def _sealed(self, column: str, account: str, text: str) -> bytes:
-        return self._sealer.seal(text.encode(), _context(column, account))
+    async def _key_of(self, account: str) -> tuple[bytes | None, PersonalSealer]:
+        row = await self._pool.fetchrow(queries.account_data_key, account)
+        if row is None:
+            raise NotFound
+        return row["data_key"], self._data_keys.of(account, row["data_key"])
+
+    def _profile(self, row: asyncpg.Record) -> Profile:
+        return Profile(
+            account=row["id"],
+            role=Role(row["role"]),
+            is_verified=row["is_verified"],
+            email=self._unsealed(row, "email"),
+            name=self._unsealed(row, "name"),
+            phone=self._unsealed(row, "phone"),
+            language=row["language"],
+            created_at=row["created_at"],
+        )
 
     def _unsealed(self, row: asyncpg.Record, column: str) -> str:
-        sealed = row[column]
-        return "" if sealed is None else self._sealer.open(sealed, _context(column, row["id"])).decode()
+        sealed, account = row[column], row["id"]
+        if sealed is None:
+            return ""
+        return self._data_keys.of(account, row["data_key"]).open(sealed, context(column, account)).decode()
 
 
 async def ensure_load_accounts(
@@ -202,10 +265,11 @@ def is_email(text: str) -> bool:
     return _EMAIL.fullmatch(text) is not None
 
 
-def normal_password(password: str) -> str:
-    """The same password typed on another keyboard (NIST SP 800-63B §5.1.1.2)."""
-    return unicodedata.normalize("NFKC", password)
+def email_index(keyring: Keyring) -> BlindIndex:
+    """How accounts are found by their address."""
+    return BlindIndex(keyring, "accounts.email")
 
 
-def _context(column: str, account: str) -> str:
+def context(column: str, account: str) -> str:
+    """Where a sealed column belongs."""
     return f"accounts.{column}:{account}"

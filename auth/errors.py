@@ -32,6 +32,14 @@ class CrossSite(AuthError):
     """A write by cookie needs a same-origin Origin or Sec-Fetch-Site."""
 
 
+class AlreadySignedIn(AuthError):
+    """The account is signed in on another device, and may be on one only."""
+
+
+class CurrentPasswordWrong(AuthError):
+    """The present password is not this one."""
+
+
 class RefreshInvalid(AuthError):
     """The refresh token is unknown, used or expired: sign in again."""
 
@@ -88,12 +96,34 @@ class InvalidRequest(RequestError):
         self.errors = errors
 
 
+class CodeInvalid(InvalidRequest):
+    """The code is wrong, used, or too old: ask for another."""
+
+    def __init__(self) -> None:
+        super().__init__(Flaw("#/code", "code_invalid", "Wrong, used, or too old."))
+
+
+class ResetInvalid(InvalidRequest):
+    """The link is wrong, used, or too old: ask for another."""
+
+    def __init__(self) -> None:
+        super().__init__(Flaw("#/token", "reset_invalid", "Wrong, used, or too old."))
+
+
 class IdempotencyKeyRequired(RequestError):
     """Send an Idempotency-Key header: 1 to 128 visible ASCII characters."""
 
 
 class IdempotencyKeyReused(RequestError):
     """This Idempotency-Key was used with another body."""
+
+
+class AddressUnknown(AuthError):
+    """There is no such address, or it is not yours."""
+
+
+class AddressBookFull(AuthError):
+    """The address book holds as many as it can."""
 
 
 class RequestInProgress(RequestError):

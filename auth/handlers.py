@@ -8,6 +8,7 @@ from datetime import datetime
 import msgspec
 from aiohttp import web
 
+from onsale.auth.accounts import Profile
 from onsale.auth.errors import RefreshInvalid
 from onsale.auth.identifiers import is_id
 from onsale.auth.middleware import (
@@ -54,13 +55,13 @@ async def sign_in(request: web.Request) -> web.Response:
 async def open_session(request: web.Request, email: str, password: str, device: str) -> Grant:
     """A session for the right password, within the budgets of the account and the address. InvalidCredentials,
     TooManyRequests."""
-    address, now_ms = client_address(request), _now_ms()
+    address, at_ms = client_address(request), now_ms()
     accounts, throttle = request.app[ACCOUNTS], request.app[SIGN_INS]
     email_hash = accounts.email_hash(email)
-    throttle.take(email_hash, address, now_ms)
+    throttle.take(email_hash, address, at_ms)
     account = await accounts.check(email, password)
     throttle.give_back(email_hash, address)
-    return await request.app[SESSIONS].sign_in(account, device=device, address=address, now_ms=_now_ms())
+    return await request.app[SESSIONS].sign_in(account, device=device, address=address, now_ms=now_ms())
 
 
 async def refresh(request: web.Request) -> web.Response:
@@ -73,14 +74,14 @@ async def refresh(request: web.Request) -> web.Response:
     into_cookies = not asked.refresh_token
     if into_cookies:
         require_same_origin(request)
-    grant = await request.app[SESSIONS].refresh(token, address=client_address(request), now_ms=_now_ms())
+    grant = await request.app[SESSIONS].refresh(token, address=client_address(request), now_ms=now_ms())
     return _granted(request, 200, grant, into_cookies=into_cookies)
 
 
 async def list_sessions(request: web.Request) -> web.Response:
     """Where this account is signed in, newest first."""
     found = await identity(request, unverified=True)
-    asked = query(request, limit=page_limit, cursor=_cursor)
+    asked = query(request, limit=page_limit, cursor=id_cursor)
     limit: int = asked.get("limit", PAGE_LIMIT_DEFAULT)
     views = await request.app[SESSIONS].page(found.account, before=asked.get("cursor"), limit=limit + 1)
     page = [_session_reply(view, found.session) for view in views[:limit]]
@@ -92,7 +93,7 @@ async def sign_out(request: web.Request) -> web.Response:
     query(request)
     found = await identity(request, unverified=True)
     await request.app[SESSIONS].sign_out(found.account, found.session)
-    return _signed_out(request)
+    return signed_out(request)
 
 
 async def sign_out_session(request: web.Request) -> web.Response:
@@ -100,7 +101,7 @@ async def sign_out_session(request: web.Request) -> web.Response:
     query(request)
     found = await identity(request, unverified=True)
     await request.app[SESSIONS].sign_out(found.account, request.match_info["session"])
-    return _signed_out(request) if request.match_info["session"] == found.session else web.Response(status=204)
+    return signed_out(request) if request.match_info["session"] == found.session else web.Response(status=204)
 
 
 async def sign_out_everywhere(request: web.Request) -> web.Response:
@@ -108,14 +109,14 @@ async def sign_out_everywhere(request: web.Request) -> web.Response:
     query(request)
     found = await identity(request, unverified=True)
     await request.app[SESSIONS].sign_out_everywhere(found.account)
-    return _signed_out(request)
+    return signed_out(request)
 
 
 async def create_stream_key(request: web.Request) -> web.Response:
     """A key for one event stream, for clients that can send no header; a ticket's token gets one for its ticket."""
     query(request)
     found = await identity(request, by_ticket=True)
-    key = request.app[STREAM_KEYS].issue(found, _now_ms())
+    key = request.app[STREAM_KEYS].issue(found, now_ms())
     # The key is no resource to be fetched; the location is where keys are made.
     return reply(201, StreamKeyReply(key, STREAM_KEY_TTL_S), {**NO_STORE, "Location": "/v1/stream-keys"})
 
@@ -124,17 +125,7 @@ async def show_me(request: web.Request) -> web.Response:
     """The account that asks."""
     query(request)
     found = await identity(request, unverified=True)
-    profile = await request.app[ACCOUNTS].profile(found.account)
-    me = Me(
-        account=profile.account,
-        role=profile.role,
-        verified=profile.is_verified,
-        email=profile.email,
-        name=profile.name,
-        phone=profile.phone,
-        created_at=_instant(profile.created_at),
-    )
-    return reply(200, me, NO_STORE)
+    return reply(200, me(await request.app[ACCOUNTS].profile(found.account)), NO_STORE)
 
 
 async def show_keys(request: web.Request) -> web.Response:
@@ -155,7 +146,22 @@ def _granted(request: web.Request, status: int, grant: Grant, *, into_cookies: b
     return response
 
 
-def _signed_out(request: web.Request) -> web.Response:
+def me(profile: Profile) -> Me:
+    """A profile as its owner reads it."""
+    return Me(
+        account=profile.account,
+        role=profile.role,
+        verified=profile.is_verified,
+        email=profile.email,
+        name=profile.name,
+        phone=profile.phone,
+        language=profile.language,
+        created_at=instant(profile.created_at),
+    )
+
+
+def signed_out(request: web.Request) -> web.Response:
+    """204; a browser's cookies are taken back."""
     response = web.Response(status=204)
     if cookie(request, request.app[COOKIES].access):
         request.app[COOKIES].clear(response)
@@ -168,9 +174,9 @@ def _session_reply(view: SessionView, current: str) -> SessionReply:
         device=view.device,
         address=view.address,
         current=view.session == current,
-        created_at=_instant(view.created_at),
-        last_used_at=_instant(view.used_at),
-        expires_at=_instant(view.expires_at),
+        created_at=instant(view.created_at),
+        last_used_at=instant(view.used_at),
+        expires_at=instant(view.expires_at),
     )
 
 
@@ -178,15 +184,18 @@ def _is_from_browser(request: web.Request) -> bool:
     return "Origin" in request.headers or "Sec-Fetch-Site" in request.headers
 
 
-def _cursor(text: str) -> str:
+def id_cursor(text: str) -> str:
+    """A cursor that is one of our ids. ValueError otherwise."""
     if not is_id(text):
         raise ValueError("not a cursor of ours")
     return text
 
 
-def _instant(at: datetime) -> str:
+def instant(at: datetime) -> str:
+    """RFC 3339."""
     return rfc3339(int(at.timestamp() * 1000))
 
 
-def _now_ms() -> int:
+def now_ms() -> int:
+    """This machine's clock."""
     return time.time_ns() // 1_000_000

@@ -35,6 +35,8 @@ class Answer(msgspec.Struct, frozen=True):
     number: int
     hash: str = ""
     is_right: bool = False
+    # The password is right, and its hash was made with weaker parameters than today's.
+    is_weak: bool = False
 
 
 def answer(question: Question) -> Answer:
@@ -42,7 +44,8 @@ def answer(question: Question) -> Answer:
     if question.verb == "hash":
         return Answer(question.number, hash=_hasher.hash(question.password))
     try:
-        return Answer(question.number, is_right=_hasher.verify(question.stored, question.password))
+        is_right = _hasher.verify(question.stored, question.password)
+        return Answer(question.number, is_right=is_right, is_weak=_hasher.check_needs_rehash(question.stored))
     except (VerifyMismatchError, VerificationError, InvalidHashError):
         return Answer(question.number)
 

@@ -1,4 +1,4 @@
-"""Forgets sessions that are over: their rows hold where a person was, and grow with every sign-in.
+"""Forgets what is over: sessions (their rows hold where a person was), codes and links that ran out.
 
 A session is kept for a day after its end, by when no token of it is good anywhere and its reuse ends nothing any more.
 """
@@ -11,7 +11,11 @@ import asyncpg
 
 from onsale.migrations.sql import load_queries
 
-queries = load_queries("onsale.auth", "sessions.sql")
+BATCHES = (
+    load_queries("onsale.auth", "sessions.sql").sessions_forget,
+    load_queries("onsale.auth", "verifications.sql").codes_forget,
+    load_queries("onsale.auth", "credentials.sql").resets_forget,
+)
 
 # The table is read whole for it.
 JANITOR_INTERVAL_MS = 600_000
@@ -21,7 +25,7 @@ FORGET_MAX = 1_000
 
 @dataclass(frozen=True, slots=True)
 class JanitorTick:
-    """How many sessions were forgotten. `more`: others wait for it."""
+    """How many rows were forgotten. `more`: others wait for it."""
 
     forgotten: int
     more: bool
@@ -35,6 +39,6 @@ class Janitor:
         self._forget_max = forget_max
 
     async def tick(self) -> JanitorTick:
-        """Forget a batch."""
-        forgotten = len(await self._pool.fetch(queries.sessions_forget, self._forget_max))
-        return JanitorTick(forgotten, more=forgotten == self._forget_max)
+        """Forget a batch of each."""
+        forgotten = [len(await self._pool.fetch(batch, self._forget_max)) for batch in BATCHES]
+        return JanitorTick(sum(forgotten), more=self._forget_max in forgotten)

@@ -98,7 +98,7 @@ class Mailer:
             claimed_s = time.monotonic()
             rows = await self._pool.fetch(queries.letters_claim, self._policy.batch_max, self._policy.claim_s)
             ended = {"sent": 0, "expired": 0, "refused": 0, "vanished": 0, "postponed": 0}
-            for row in rows:
+            for row in sorted(rows, key=lambda each: str(each["id"])):
                 if time.monotonic() - claimed_s > self._policy.claim_s / 2:
                     break
                 ended[await self._attend(row, counter)] += 1

@@ -14,15 +14,20 @@ from aiohttp import web
 
 from onsale.auth.access import AccessTokens
 from onsale.auth.accounts import Accounts
+from onsale.auth.addressbook import AddressBook
+from onsale.auth.credentials import Credentials
+from onsale.auth.deletion import Deletion
 from onsale.auth.errors import CrossSite, EmailUnverified, Forbidden, NotFound, RefreshInvalid, Unauthenticated
 from onsale.auth.identity import Identity as Identity
 from onsale.auth.passes import Passes
 from onsale.auth.requests import client_address
 from onsale.auth.roles import Role
 from onsale.auth.sessions import Grant, Sessions
+from onsale.auth.signups import SignUps
 from onsale.auth.streamkeys import StreamKeys
-from onsale.auth.throttle import SignInThrottle
+from onsale.auth.throttle import TryThrottle
 from onsale.auth.tickets import Tickets, is_ticket_token
+from onsale.auth.verifications import Verifications
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -60,12 +65,19 @@ class Cookies:
 
 ACCESS = web.AppKey("access", AccessTokens)
 ACCOUNTS = web.AppKey("accounts", Accounts)
+ADDRESS_BOOK = web.AppKey("address_book", AddressBook)
+CODE_TRIES = web.AppKey("code_tries", TryThrottle)
 COOKIES = web.AppKey("cookies", Cookies)
+CREDENTIALS = web.AppKey("credentials", Credentials)
+DELETION = web.AppKey("deletion", Deletion)
+LETTER_ASKS = web.AppKey("letter_asks", TryThrottle)
 PASSES = web.AppKey("passes", Passes)
 SESSIONS = web.AppKey("sessions", Sessions)
-SIGN_INS = web.AppKey("sign_ins", SignInThrottle)
+SIGN_INS = web.AppKey("sign_ins", TryThrottle)
+SIGN_UPS = web.AppKey("sign_ups", SignUps)
 STREAM_KEYS = web.AppKey("stream_keys", StreamKeys)
 TICKETS = web.AppKey("tickets", Tickets)
+VERIFICATIONS = web.AppKey("verifications", Verifications)
 
 
 async def identity(

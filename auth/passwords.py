@@ -3,7 +3,7 @@
 Measured: hashing in two threads beside the loop took checkout's p99 from 1.6 to 46.9 ms under such a flood, one process
 of lowest priority to 3.3 ms. The worker is spawned, never forked (a fork would keep the listening socket), knows no
 setting and no secret of ours, ends when this process does, and is started again when it dies. At most `waiting_max`
-callers wait for it; the next is told to come back.
+callers wait for it, in a crowd none longer than `PATIENCE_S`; the next is told to come back.
 
 An unknown account costs the same as a wrong password: a dummy hash with the same parameters is verified for it.
 """
@@ -14,6 +14,8 @@ import asyncio
 import contextlib
 import os
 import sys
+import time
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -23,7 +25,13 @@ from onsale.auth.hasher import DUMMY_HASH, Answer, Question
 
 # 64 waiting at 17 ms each is a second's wait on an idle machine; a longer queue would only hide that we are flooded.
 WAITING_MAX = 64
-# On a machine whose cores are all taken the worker gets some hundredths of one.
+# In a crowd nobody waits longer at a sign-in form.
+PATIENCE_S = 1.8
+# With hardly anybody before us the wait is for the machine alone: where its cores are all taken the worker gets some
+# hundredths of one.
+PATIENCE_ALONE_S = 10.0
+_CROWD_MIN = 3
+# A worker that said nothing for as long is taken to hang.
 _ANSWER_WITHIN_S = 20.0
 _RETRY_AFTER_S = 2
 _LINE_BYTES_MAX = 64 * 1024
@@ -32,11 +40,23 @@ _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Answer)
 
 
-class PasswordHasher:
-    """Hashes and verifies. Raises TooManyRequests when too many wait, StoreUnavailable when the worker keeps dying."""
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """Whether a password was right; `is_weak`: its hash should be made anew."""
 
-    def __init__(self, waiting_max: int = WAITING_MAX) -> None:
+    is_right: bool
+    is_weak: bool = False
+
+
+class PasswordHasher:
+    """Hashes and verifies. Raises TooManyRequests when too many wait or it would take too long, StoreUnavailable when
+    the worker keeps dying."""
+
+    def __init__(self, waiting_max: int = WAITING_MAX, patience_s: float = PATIENCE_S) -> None:
         self._waiting_max = waiting_max
+        self._patience_s = patience_s
+        # When the worker was asked what it has not answered; None: it owes nothing.
+        self._owing_since_s: float | None = None
         self._waiting = 0
         self._turn = asyncio.Lock()
         self._number = 0
@@ -53,12 +73,16 @@ class PasswordHasher:
 
     async def verify(self, stored: str | None, password: str) -> bool:
         """Whether this is the password. For None (no such account, or one without a password) False, as slowly."""
+        return (await self.check(stored, password)).is_right
+
+    async def check(self, stored: str | None, password: str) -> Checked:
+        """The same, and whether the hash is of today's strength."""
         answer = await self._ask("verify", password, stored or DUMMY_HASH)
-        return answer.is_right and stored is not None
+        return Checked(answer.is_right and stored is not None, answer.is_weak)
 
     async def close(self) -> None:
         """End the worker."""
-        worker, self._worker = self._worker, None
+        worker, self._worker, self._owing_since_s = self._worker, None, None
         if worker is not None:
             await _end(worker)
 
@@ -67,18 +91,22 @@ class PasswordHasher:
             raise TooManyRequests(retry_after_s=_RETRY_AFTER_S)
         self._waiting += 1
         try:
-            async with self._turn:
+            patience_s = self._patience_s if self._waiting >= _CROWD_MIN else PATIENCE_ALONE_S
+            async with asyncio.timeout(patience_s), self._turn:
                 return await self._ask_again(Question(self._next_number(), verb, password, stored))
+        except TimeoutError:
+            raise TooManyRequests(retry_after_s=_RETRY_AFTER_S) from None
         finally:
             self._waiting -= 1
 
     async def _ask_again(self, question: Question) -> Answer:
-        """Ask; where the worker died or hangs, once more of a new one. Hashing twice changes nothing."""
+        """Ask; where the worker died, once more of a new one. Hashing twice changes nothing."""
+        if self._owing_since_s is not None and time.monotonic() - self._owing_since_s > _ANSWER_WITHIN_S:
+            await self.close()
         for _ in range(2):
             try:
-                async with asyncio.timeout(_ANSWER_WITHIN_S):
-                    return await self._exchange(question)
-            except (OSError, EOFError, TimeoutError, msgspec.DecodeError):
+                return await self._exchange(question)
+            except (OSError, EOFError, msgspec.DecodeError):
                 await self.close()
         raise StoreUnavailable
 
@@ -86,6 +114,8 @@ class PasswordHasher:
         worker = await self._running()
         if worker.stdin is None or worker.stdout is None:
             raise EOFError
+        if self._owing_since_s is None:
+            self._owing_since_s = time.monotonic()
         worker.stdin.write(_encoder.encode(question) + b"\n")
         await worker.stdin.drain()
         while True:
@@ -93,6 +123,7 @@ class PasswordHasher:
             # then skipped here by its number.
             answer = _decoder.decode(await worker.stdout.readuntil(b"\n"))
             if answer.number == question.number:
+                self._owing_since_s = None
                 return answer
 
     async def _running(self) -> asyncio.subprocess.Process:

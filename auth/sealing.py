@@ -2,13 +2,15 @@
 
 A sealed value is a version byte, the key's id (4 bytes), a random nonce (12) and the ciphertext with its tag. The
 context ("table.column:row") is authenticated but not stored, so a value moved to another row or column does not open.
-Values sealed under an older key open while its secret is listed, and are sealed anew when they are next written.
+Values sealed under an older key open while its secret is listed, and are sealed anew when they are next written or by
+`onsale keys rotate`.
 """
 
 from __future__ import annotations
 
 import hmac
 import os
+from collections.abc import Mapping
 from hashlib import blake2b
 
 from cryptography.exceptions import InvalidTag
@@ -16,7 +18,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from onsale.auth.keys import Keyring
 
-_VERSION = 1
+# Under one of our secrets; under an account's own key (`auth/datakeys.py`).
+GENERAL_VERSION, PERSONAL_VERSION = b"\x01", b"\x02"
 _HEAD_BYTES = 5
 _NONCE_BYTES = 12
 
@@ -30,25 +33,49 @@ class Sealer:
 
     def __init__(self, keyring: Keyring) -> None:
         keys = keyring.derive("seal")
-        self._current_id = bytes.fromhex(keys[0].kid)
-        self._ciphers = {bytes.fromhex(key.kid): AESGCM(key.secret) for key in keys}
+        self.key_id = bytes.fromhex(keys[0].kid)
+        self._keys = {bytes.fromhex(key.kid): key.secret for key in keys}
 
     def seal(self, plain: bytes, context: str) -> bytes:
         """Encrypt for one place."""
-        nonce = os.urandom(_NONCE_BYTES)
-        sealed = self._ciphers[self._current_id].encrypt(nonce, plain, context.encode())
-        return bytes([_VERSION]) + self._current_id + nonce + sealed
+        return seal_value(GENERAL_VERSION, self.key_id, self._keys[self.key_id], plain, context)
 
     def open(self, sealed: bytes, context: str) -> bytes:
         """The plain bytes, if they were sealed for this place. SealBroken otherwise."""
-        cipher = self._ciphers.get(sealed[1:_HEAD_BYTES])
-        if cipher is None or sealed[0] != _VERSION:
+        if sealed[:1] != GENERAL_VERSION:
             raise SealBroken
-        nonce, body = sealed[_HEAD_BYTES : _HEAD_BYTES + _NONCE_BYTES], sealed[_HEAD_BYTES + _NONCE_BYTES :]
-        try:
-            return cipher.decrypt(nonce, body, context.encode())
-        except (InvalidTag, ValueError) as error:
-            raise SealBroken from error
+        return open_value(self._keys, sealed, context)
+
+    def is_current(self, sealed: bytes) -> bool:
+        """Whether a value is sealed under the newest secret."""
+        return key_id_of(sealed) == self.key_id
+
+    def renewed(self, sealed: bytes, context: str) -> bytes:
+        """The same value under the newest secret. SealBroken when it does not open."""
+        return self.seal(self.open(sealed, context), context)
+
+
+def seal_value(version: bytes, key_id: bytes, key: bytes, plain: bytes, context: str) -> bytes:
+    """A sealed value under this key."""
+    nonce = os.urandom(_NONCE_BYTES)
+    return version + key_id + nonce + AESGCM(key).encrypt(nonce, plain, context.encode())
+
+
+def open_value(keys: Mapping[bytes, bytes], sealed: bytes, context: str) -> bytes:
+    """The plain bytes of a sealed value, by the key of its id. SealBroken when there is none, or it does not fit."""
+    key = keys.get(key_id_of(sealed))
+    if key is None:
+        raise SealBroken
+    nonce, body = sealed[_HEAD_BYTES : _HEAD_BYTES + _NONCE_BYTES], sealed[_HEAD_BYTES + _NONCE_BYTES :]
+    try:
+        return AESGCM(key).decrypt(nonce, body, context.encode())
+    except (InvalidTag, ValueError) as error:
+        raise SealBroken from error
+
+
+def key_id_of(sealed: bytes) -> bytes:
+    """Which key a value is sealed under."""
+    return sealed[1:_HEAD_BYTES]
 
 
 class BlindIndex:

@@ -20,7 +20,7 @@ import asyncpg
 
 from onsale.auth.access import ACCESS_TTL_S, AccessTokens
 from onsale.auth.accounts import Account
-from onsale.auth.errors import RefreshInvalid, SessionUnknown
+from onsale.auth.errors import AlreadySignedIn, InvalidCredentials, RefreshInvalid, SessionUnknown
 from onsale.auth.identifiers import from_text, is_id, new_id, to_text
 from onsale.auth.keys import Key, Keyring
 from onsale.auth.revocations import Revocations
@@ -80,27 +80,49 @@ class _RefreshToken:
 class Sessions:
     """The sessions' Postgres port."""
 
-    def __init__(self, pool: asyncpg.Pool, keyring: Keyring, access: AccessTokens, revocations: Revocations) -> None:
+    def __init__(
+        self,
+        pool: asyncpg.Pool,
+        keyring: Keyring,
+        access: AccessTokens,
+        revocations: Revocations,
+        *,
+        is_single: bool = False,
+    ) -> None:
         self._pool = pool
+        # Whether an account may be signed in on one device only.
+        self._is_single = is_single
         self._keys = keyring.derive("refresh")
         self._sealer = Sealer(keyring)
         self._access = access
         self._revocations = revocations
 
     async def sign_in(self, account: Account, *, device: str, address: str, now_ms: int) -> Grant:
-        """A new session. `device` and `address` are kept sealed, for its owner to recognise it by."""
+        """A new session. `device` and `address` are kept sealed, for its owner to recognise it by.
+
+        InvalidCredentials when the password was changed since it was found right; AlreadySignedIn where accounts may
+        have one session only, and this one has.
+        """
         session = new_id()
         refresh = self._token(self._keys[0], session, os.urandom(_SECRET_BYTES))
-        await self._pool.execute(
-            queries.session_insert,
-            session,
-            account.id,
-            self._sealed("device", session, device) if device else None,
-            self._sealed("address", session, address),
-            refresh.digest,
-            REFRESH_TTL_S,
-            ACCESS_TTL_S,
-        )
+        async with self._pool.acquire() as connection, connection.transaction():
+            if self._is_single:
+                await connection.fetchval(queries.sessions_lock, account.id)
+                if await connection.fetchval(queries.sessions_living, account.id):
+                    raise AlreadySignedIn
+            made = await connection.fetchval(
+                queries.session_insert,
+                session,
+                account.id,
+                self._sealed("device", session, device) if device else None,
+                self._sealed("address", session, address),
+                refresh.digest,
+                REFRESH_TTL_S,
+                ACCESS_TTL_S,
+                account.password_hash,
+            )
+        if made is None:
+            raise InvalidCredentials
         return self._grant(account, refresh, REFRESH_TTL_S, now_ms)
 
     async def refresh(self, token: str, *, address: str, now_ms: int) -> Grant:

@@ -1,7 +1,21 @@
 -- session_insert --
--- A sign-in: the first of a family of refresh tokens.
+-- A sign-in: the first of a family of refresh tokens. No row back means that the account was deleted, or its password
+-- changed, since that was found right: whoever changes it waits for this, and then ends it with all others.
 INSERT INTO sessions (id, account, device, address, refresh_hash, expires_at, access_until)
-VALUES ($1, $2, $3, $4, $5, now() + make_interval(secs => $6), now() + make_interval(secs => $7));
+SELECT $1, a.id, $3, $4, $5, now() + make_interval(secs => $6), now() + make_interval(secs => $7)
+  FROM accounts a
+ WHERE a.id = $2 AND a.deleted_at IS NULL AND ($8::text IS NULL OR a.password_hash = $8)
+   FOR SHARE OF a
+RETURNING id;
+
+-- sessions_lock --
+-- One sign-in of an account at a time, where it may have but one session.
+SELECT id FROM accounts WHERE id = $1 FOR NO KEY UPDATE;
+
+-- sessions_living --
+-- Whether an account is signed in anywhere.
+SELECT EXISTS (SELECT FROM sessions
+                WHERE account = $1 AND revoked_at IS NULL AND expires_at > now() AND refresh_hash IS NOT NULL);
 
 -- session_rotate --
 -- Put the next refresh token in the place of the one presented; no row back means it is not the one good now.

@@ -1,4 +1,4 @@
-"""How often somebody may try to sign in: per account, whoever asks, and per address.
+"""How often somebody may try to sign in, or have a letter sent: per account, whoever asks, and per address.
 
 Budgets live in this process, so that a flood of tries costs no store anything; the price is that N web processes
 together allow N times as many. A budget refills steadily, and a try that succeeded is given back: nobody is locked out
@@ -31,6 +31,9 @@ class Budget:
 ACCOUNT_BUDGET = Budget(tries=10, refill_ms=30_000)
 # A family, an office behind one address: 30 at once, then one every two seconds.
 ADDRESS_BUDGET = Budget(tries=30, refill_ms=2_000)
+# Letters asked for by naming an address: signing up, codes, resets. Nobody reads six a minute.
+LETTER_ACCOUNT_BUDGET = Budget(tries=6, refill_ms=60_000)
+LETTER_ADDRESS_BUDGET = Budget(tries=30, refill_ms=10_000)
 
 
 class Throttle:
@@ -61,13 +64,18 @@ class Throttle:
         return max(now_ms, self._whole_at_ms.get(name, 0)) + self._budget.refill_ms
 
 
-class SignInThrottle:
+class TryThrottle:
     """Both budgets. Addresses in `unlimited_from` are spared the one per address, never the one per account."""
 
-    def __init__(self, unlimited_from: tuple[Network, ...]) -> None:
+    def __init__(
+        self,
+        unlimited_from: tuple[Network, ...],
+        per_account: Budget = ACCOUNT_BUDGET,
+        per_address: Budget = ADDRESS_BUDGET,
+    ) -> None:
         self._unlimited_from = unlimited_from
-        self._accounts = Throttle(ACCOUNT_BUDGET)
-        self._addresses = Throttle(ADDRESS_BUDGET)
+        self._accounts = Throttle(per_account)
+        self._addresses = Throttle(per_address)
 
     def take(self, account: bytes, address: str, now_ms: int) -> None:
         """One try. TooManyRequests when either budget is used up; then neither is charged."""
@@ -82,7 +90,7 @@ class SignInThrottle:
             self._addresses.take(network, now_ms)
 
     def give_back(self, account: bytes, address: str) -> None:
-        """The sign-in succeeded."""
+        """The try succeeded."""
         self._accounts.give_back(account)
         network = self._network(address)
         if network is not None:

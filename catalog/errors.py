@@ -55,6 +55,22 @@ class SaleEnded(CatalogError):
     """The sale has ended."""
 
 
+class SalesOverlap(CatalogError):
+    """The vendor has another sale over the same time."""
+
+
+class ItemExists(CatalogError):
+    """The product is in this sale already."""
+
+
+class ProposalDecided(CatalogError):
+    """The proposal was decided before."""
+
+
+class ApprovalTooLate(CatalogError):
+    """The sale begins too soon to be approved now."""
+
+
 class SaleFileInvalid(CatalogError):
     """The sale file cannot be used: each line says where and why."""
 

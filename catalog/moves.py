@@ -17,8 +17,10 @@ from typing import Protocol
 import asyncpg
 
 from onsale.auth.errors import IdempotencyKeyReused
+from onsale.auth.identifiers import new_id
 from onsale.catalog.errors import NotEnoughStock, ProductUnknown
 from onsale.catalog.sales import SHOP
+from onsale.catalog.states import ItemStatus
 from onsale.migrations.sql import load_queries
 
 SQL = load_queries("onsale.catalog", "moves.sql")
@@ -54,6 +56,15 @@ class PendingMove:
     epoch: int
 
 
+@dataclass(frozen=True, slots=True)
+class Astray:
+    """An item with units that belong to `target`."""
+
+    sale: str
+    product: str
+    target: str
+
+
 class Mover(Protocol):
     """Carries moves out at once where that can be done; what it cannot do now, a worker does later."""
 
@@ -82,7 +93,8 @@ class Moves:
         return Move(row["id"], row["sale"], row["product"], row["quantity"], MoveState(row["state"]), is_done)
 
     async def pending(self, limit: int, moves: Sequence[str] | None = None) -> list[PendingMove]:
-        """Moves that are not done, oldest first; of these ids alone, where some are named."""
+        """Moves that are not done, oldest first; where some are named, of their items alone: what came before them is
+        carried out before them."""
         rows = await self._pool.fetch(SQL.moves_pending, moves, limit)
         return [
             PendingMove(r["id"], r["sale"], r["product"], r["quantity"], MoveState(r["state"]), r["epoch"])
@@ -117,6 +129,20 @@ class Moves:
             await deliver(conn, f"{move.id}+", row["target"], move.product, units)
         return True
 
+    async def astray(self, sale: str | None = None) -> list[Astray]:
+        """Items that have units to which they have no right any more; of one sale, or of all."""
+        return [Astray(**row) for row in await self._pool.fetch(SQL.items_astray, sale)]
+
+    async def sweep(self, item: Astray, units: int) -> str:
+        """Ask for so many units of an item; the move, or "" while another sweep of it is on its way."""
+        move = new_id()
+        try:
+            async with self._pool.acquire() as conn, conn.transaction():
+                await ask(conn, move, item.sale, item.product, units, "swept", item.target)
+        except asyncpg.UniqueViolationError:
+            return ""
+        return move
+
 
 async def come(conn: asyncpg.Connection, move: str, sale: str, product: str, units: int, why: str) -> bool:
     """Count units that come to a seller's item, which must exist; False when this move is known. In the caller's
@@ -133,8 +159,22 @@ async def ask(
 
 
 async def deliver(conn: asyncpg.Connection, move: str, target: str | None, product: str, units: int) -> None:
-    """Units that left one seller arrive where they were sent; without a target they leave the house."""
-    if target is not None:
+    """Units that left one seller arrive where they were sent, as things stand now: in a sale's stock, put aside for an
+    item that is being judged, or back with the product. Without a target they leave the house."""
+    if target is None:
+        return
+    status = ItemStatus.REFUSED if target == SHOP else await conn.fetchval(SQL.item_status, target, product)
+    if status == ItemStatus.PENDING:
+        await conn.execute(SQL.item_keep, target, product, units)
+    elif status == ItemStatus.APPROVED:
+        await come(conn, move, target, product, units, "arrived")
+    else:
+        await give_back(conn, move, product, units)
+
+
+async def give_back(conn: asyncpg.Connection, move: str, product: str, units: int) -> None:
+    """Units that no sale has are the product's again. In the caller's transaction."""
+    if units:
         await conn.execute(SQL.item_ensure, product)
         await come(conn, move, SHOP, product, units, "returned")
 

@@ -28,7 +28,9 @@ ON CONFLICT (id) DO NOTHING RETURNING id;
 -- order that come back are checkout's to carry.
 SELECT m.id, m.sale, m.product, m.quantity, m.state, s.shop_epoch AS epoch
   FROM stock_moves m JOIN sales s ON s.id = m.sale
- WHERE m.applied_epoch IS NULL AND m.state <> 'refused' AND m.order_id IS NULL AND s.shop_epoch > 0 AND ($1::text[] IS NULL OR m.id = ANY($1))
+ WHERE m.applied_epoch IS NULL AND m.state <> 'refused' AND m.order_id IS NULL AND s.shop_epoch > 0
+   AND ($1::text[] IS NULL
+        OR (m.sale, m.product) IN (SELECT n.sale, n.product FROM stock_moves n WHERE n.id = ANY($1)))
  ORDER BY m.created_at, m.id
  LIMIT $2;
 
@@ -62,3 +64,23 @@ WITH item AS (
   RETURNING -m.quantity AS units
 )
 UPDATE stock_moves SET state = 'counted', applied_epoch = $2 FROM item WHERE id = $1 RETURNING item.units;
+
+-- item_status --
+-- Whether a sale has the item, still has it, or has it judged; locked by whoever delivers to it.
+SELECT status FROM sale_items WHERE sale = $1 AND product = $2 FOR UPDATE;
+
+-- item_keep --
+-- Units put aside for an item that is being judged.
+UPDATE sale_items SET kept = kept + $3 WHERE sale = $1 AND product = $2;
+
+-- items_astray --
+-- Items whose units belong elsewhere: back with the product, once the sale is over for good or does not have the item any
+-- more; put aside, while it is judged again. A product that was made with a sale has no other place.
+SELECT i.sale, i.product, CASE WHEN i.status = 'pending' THEN i.sale ELSE '_shop' END AS target
+  FROM sale_items i JOIN sales s ON s.id = i.sale
+ WHERE i.sale <> '_shop' AND i.stock > i.claimed + i.sold AND s.shop_epoch > 0 AND ($1::text IS NULL OR i.sale = $1)
+   AND (i.status <> 'approved' OR shop_now() >= s.closes_at)
+   AND EXISTS (SELECT FROM sale_items o WHERE o.sale = '_shop' AND o.product = i.product)
+   AND NOT EXISTS (SELECT FROM stock_moves m
+                    WHERE m.sale = i.sale AND m.product = i.product AND m.state = 'asked' AND m.why = 'swept')
+ LIMIT 500;

@@ -12,7 +12,7 @@ import msgspec
 
 from onsale.auth.identity import Identity
 from onsale.catalog import moves
-from onsale.catalog.errors import ProductExists, ProductUnknown
+from onsale.catalog.errors import ProductExists, ProductInSale, ProductUnknown
 from onsale.catalog.moves import Mover
 from onsale.catalog.sales import SHOP
 from onsale.catalog.states import ProductState
@@ -115,9 +115,11 @@ class Products:
         return await self.get(product)
 
     async def delete(self, product: str, who: Identity) -> None:
-        """Take a product out of the catalogue for good. Raises ProductUnknown, Forbidden."""
+        """Take a product out of the catalogue for good. Raises ProductUnknown, Forbidden, ProductInSale."""
         async with self._pool.acquire() as conn, conn.transaction():
             await self._require_edits(conn, product, who)
+            if await conn.fetchval(SQL.product_in_sale, product):
+                raise ProductInSale
             await conn.execute(SQL.product_delete, product)
 
     async def require_edits(self, product: str, who: Identity) -> None:

@@ -20,6 +20,12 @@ UPDATE products
        discontinued_at = CASE WHEN $9 THEN coalesce(discontinued_at, now()) END, updated_at = now()
  WHERE id = $1;
 
+-- product_in_sale --
+-- Whether a sale that has not ended has it, or judges it.
+SELECT EXISTS (SELECT FROM sale_items i JOIN sales s ON s.id = i.sale
+                WHERE i.product = $1 AND i.sale <> '_shop' AND i.status IN ('pending', 'approved')
+                  AND s.closed_at IS NULL AND shop_now() < s.closes_at);
+
 -- product_delete --
 -- It is sold no more. Its row stays: orders name it.
 UPDATE products SET deleted_at = now(), updated_at = now() WHERE id = $1 AND deleted_at IS NULL;

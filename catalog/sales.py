@@ -16,10 +16,9 @@ import asyncpg
 import msgspec
 
 from onsale.auth.errors import Flaw, InvalidRequest
-from onsale.auth.identifiers import new_id
 from onsale.catalog.errors import SaleExists, SaleUnknown
 from onsale.catalog.schedule import state_at
-from onsale.catalog.states import SaleState
+from onsale.catalog.states import ItemStatus, SaleState
 from onsale.migrations.sql import load_queries
 
 SQL = load_queries("onsale.catalog", "sales.sql")
@@ -70,6 +69,10 @@ class SaleItem(msgspec.Struct, frozen=True, kw_only=True):
     sold: int = 0
     # The day that an entry is for.
     visit_on: date | None = None
+    # Every item of the book is approved; of a sale that is read whole each has its own standing.
+    status: ItemStatus = ItemStatus.APPROVED
+    kept: int = 0
+    reason: str | None = None
 
 
 class Sale(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,6 +84,10 @@ class Sale(msgspec.Struct, frozen=True, kw_only=True):
     title: str
     opens_at_ms: int
     closes_at_ms: int
+    # As it was planned, where it cannot open because nobody has approved it.
+    planned_at_ms: int = 0
+    vendor: str | None = None
+    is_approved: bool = True
     draining: bool
     closed: bool
     limit_per_buyer: int
@@ -216,6 +223,10 @@ class SaleBook:
         """Every sale, oldest first."""
         return self._sales
 
+    def approved(self) -> tuple[Sale, ...]:
+        """Every sale that people may see: an edited one that has keys stays in the book, and out of sight."""
+        return tuple(sale for sale in self._sales if sale.is_approved)
+
     def sellers(self) -> tuple[Sale, ...]:
         """Every sale, and the shop."""
         return tuple(self._sellers.values())
@@ -226,11 +237,27 @@ class SaleBook:
             self._refreshing = asyncio.create_task(self._read())
         await asyncio.shield(self._refreshing)
 
+    async def reread(self) -> None:
+        """Read every sale anew, after whatever the caller has just written."""
+        await self._read()
+
     async def create(self, new: NewSale, created_by: str) -> Sale:
         """Make a sale and know it. Raises SaleExists, InvalidRequest."""
         sale = await create_sale(self._pool, new, created_by)
         await self._read()
         return self.get(sale)
+
+    async def whole(self, sale: str) -> Sale:
+        """One sale as Postgres has it now, approved or not, with every item. Raises SaleUnknown."""
+        row = await self._pool.fetchrow(SQL.sales_all, sale)
+        if row is None or row["id"] == SHOP:
+            raise SaleUnknown
+        return _sale(row)
+
+    async def proposed(self, vendor: str | None, before: int | None, limit: int) -> list[Sale]:
+        """What vendors, or this one, propose and proposed; newest first."""
+        found = await self._pool.fetch(SQL.sales_proposed, vendor, before, limit)
+        return [await self.whole(row["id"]) for row in found]
 
     async def until_served(self, sale: str) -> None:
         """Wait until a sale just made has its keys and every process of the system has read it, so that whoever is told
@@ -243,7 +270,7 @@ class SaleBook:
                 await asyncio.sleep(READ_WITHIN_S)
 
     async def _read(self) -> None:
-        sellers = [_sale(row) for row in await self._pool.fetch(SQL.sales_all)]
+        sellers = [_sale(row) for row in await self._pool.fetch(SQL.sales_all, None)]
         self._sellers = {seller.id: seller for seller in sellers}
         self._sales = tuple(seller for seller in sellers if not seller.is_shop)
         self._by_no = {seller.no: seller for seller in sellers}
@@ -252,36 +279,43 @@ class SaleBook:
 async def create_sale(pool: asyncpg.Pool, new: NewSale, created_by: str) -> str:
     """Write a sale with its items and stock in one transaction; answers its id. Raises SaleExists, InvalidRequest."""
     async with pool.acquire() as conn, conn.transaction():
-        try:
-            no = await conn.fetchval(
-                SQL.sale_insert,
-                new.id,
-                new.title,
-                _moment(new.opens_at_ms),
-                _moment(new.closes_at_ms),
-                new.limit_per_buyer,
-                new.hold_ttl_s,
-                new.guests,
-                new.opening,
-                msgspec.json.encode(new.policy).decode(),
-                ["operator"] if new.is_paused else [],
-                created_by,
-                None if new.refunding is None else msgspec.json.encode(new.refunding).decode(),
-            )
-        except asyncpg.CheckViolationError as error:
-            if error.constraint_name != "sales_check":
-                raise
-            # A file that opens "now" cannot be judged before Postgres says what now is.
-            flaw = Flaw("#/sale/closes_at", "out_of_range", "closes_at must be after opens_at")
-            raise InvalidRequest(flaw) from None
-        if no is None:
-            raise SaleExists
-        for position, item in enumerate(new.items):
-            await _insert_item(conn, new.id, position, item)
+        await insert_sale(conn, new, created_by)
     return new.id
 
 
-async def _insert_item(conn: asyncpg.Connection, sale: str, position: int, item: NewItem) -> None:
+async def insert_sale(conn: asyncpg.Connection, new: NewSale, created_by: str) -> list[str]:
+    """The same in the caller's transaction; answers the moves that bring units out of ordinary products."""
+    try:
+        no = await conn.fetchval(
+            SQL.sale_insert,
+            new.id,
+            new.title,
+            _moment(new.opens_at_ms),
+            _moment(new.closes_at_ms),
+            new.limit_per_buyer,
+            new.hold_ttl_s,
+            new.guests,
+            new.opening,
+            msgspec.json.encode(new.policy).decode(),
+            ["operator"] if new.is_paused else [],
+            created_by,
+            None if new.refunding is None else msgspec.json.encode(new.refunding).decode(),
+        )
+    except asyncpg.CheckViolationError as error:
+        if error.constraint_name != "sales_check":
+            raise
+        # A file that opens "now" cannot be judged before Postgres says what now is.
+        flaw = Flaw("#/sale/closes_at", "out_of_range", "closes_at must be after opens_at")
+        raise InvalidRequest(flaw) from None
+    if no is None:
+        raise SaleExists
+    moves = [await _insert_item(conn, new.id, position, item) for position, item in enumerate(new.items)]
+    return [move for move in moves if move]
+
+
+async def _insert_item(conn: asyncpg.Connection, sale: str, position: int, item: NewItem) -> str:
+    """Answers the move that brings its units, where they are an ordinary product's."""
+    is_ordinary = item.stock > 0 and await conn.fetchval(SQL.item_is_ordinary, item.product)
     await conn.execute(SQL.product_insert, item.product, item.title, item.list_amount, item.currency)
     await conn.execute(
         SQL.sale_item_insert,
@@ -291,11 +325,16 @@ async def _insert_item(conn: asyncpg.Connection, sale: str, position: int, item:
         item.amount,
         item.list_amount,
         item.currency,
-        item.stock,
+        0 if is_ordinary else item.stock,
         position,
         item.visit_on,
     )
-    await conn.execute(SQL.stock_move_insert, new_id(), sale, item.product, item.stock, "opening")
+    move = f"{sale}:{item.product}:opening"
+    if is_ordinary:
+        await conn.execute(SQL.stock_move_ask, move, sale, item.product, item.stock)
+        return move
+    await conn.execute(SQL.stock_move_insert, move, sale, item.product, item.stock, "opening")
+    return ""
 
 
 def _moment(at_ms: int | None) -> Any:

@@ -1,8 +1,15 @@
 -- sales_all --
--- Every sale with its items, as one row each: what a process keeps in memory. The shop has too many items for that.
+-- Every sale that may open, or has keys in Redis, with its approved items: what a process keeps in memory. The shop has
+-- too many items for that. Of one sale that is named, every item, whatever it is. What is not approved opens only as it
+-- closes, which is never.
 SELECT s.id, s.no, s.title,
+       (extract(epoch FROM CASE WHEN s.approved_at IS NULL AND s.id <> '_shop'
+                                THEN least(s.closed_at, s.closes_at - make_interval(secs => c.offset_ms / 1000.0))
+                                ELSE coalesce(s.opened_at, s.opens_at - make_interval(secs => c.offset_ms / 1000.0)) END)
+         * 1000)::bigint AS opens_at_ms,
        (extract(epoch FROM coalesce(s.opened_at, s.opens_at - make_interval(secs => c.offset_ms / 1000.0))) * 1000)::bigint
-         AS opens_at_ms,
+         AS planned_at_ms,
+       s.vendor, s.approved_at IS NOT NULL AS is_approved,
        (extract(epoch FROM least(s.closed_at, s.closes_at - make_interval(secs => c.offset_ms / 1000.0))) * 1000)::bigint
          AS closes_at_ms,
        s.draining_at IS NOT NULL AS draining, s.closed_at IS NOT NULL AS closed,
@@ -14,9 +21,13 @@ SELECT s.id, s.no, s.title,
        coalesce((SELECT json_agg(json_build_object(
            'product', i.product, 'title', i.title, 'amount', i.amount, 'list_amount', i.list_amount,
            'currency', i.currency, 'stock', i.stock, 'claimed', i.claimed, 'sold', i.sold,
-           'visit_on', i.visit_on) ORDER BY i.position, i.product)
-         FROM sale_items i WHERE i.sale = s.id AND s.id <> '_shop'), '[]')::text AS items
+           'visit_on', i.visit_on, 'status', i.status, 'kept', i.kept, 'reason', i.reason) ORDER BY i.position, i.product)
+         FROM sale_items i
+        WHERE i.sale = s.id AND s.id <> '_shop' AND (i.status = 'approved' OR $1::text IS NOT NULL)), '[]')::text AS items
   FROM sales s CROSS JOIN clock c
+ WHERE s.id = $1
+    OR ($1::text IS NULL AND (s.approved_at IS NOT NULL OR s.line_epoch > 0 OR s.shop_epoch > 0
+                              OR EXISTS (SELECT FROM sale_items i WHERE i.sale = s.id AND i.stock > 0)))
  ORDER BY s.no;
 
 -- sale_insert --
@@ -35,6 +46,20 @@ INSERT INTO products (id, title, amount, currency) VALUES ($1, $2, $3, $4) ON CO
 -- An item of a new sale. Its units are counted into Redis by the stock move written beside it.
 INSERT INTO sale_items (sale, product, title, amount, list_amount, currency, stock, position, visit_on)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9);
+
+-- item_is_ordinary --
+-- Whether a product is sold outside sales: then a sale's units are its.
+SELECT EXISTS (SELECT FROM sale_items WHERE sale = '_shop' AND product = $1);
+
+-- stock_move_ask --
+-- Units that a new sale takes out of the product: they arrive once they were free.
+INSERT INTO stock_moves (id, sale, product, quantity, why, state, target)
+VALUES ($1, '_shop', $3, -$4::bigint, 'opening', 'asked', $2);
+
+-- sales_proposed --
+-- Sales that vendors propose, newest first, of one of them where it is named.
+SELECT id FROM sales WHERE vendor IS NOT NULL AND ($1::text IS NULL OR vendor = $1) AND ($2::int IS NULL OR no < $2)
+ ORDER BY no DESC LIMIT $3;
 
 -- stock_move_insert --
 -- One change of a sale's stock, applied once per id on each side.

@@ -64,13 +64,13 @@ def sale_reply(sale: Sale, now_ms: int) -> SaleReply:
         sale=sale.id,
         title=sale.title,
         state=sale.state(now_ms),
-        opens_at=rfc3339(sale.opens_at_ms),
+        opens_at=rfc3339(sale.opens_at_ms if sale.is_approved else sale.planned_at_ms),
         closes_at=rfc3339(sale.closes_at_ms),
         limit_per_buyer=sale.limit_per_buyer,
         hold_ttl_s=sale.hold_ttl_s,
         guests=sale.guests,
         opening=sale.opening,
-        items=tuple(_item_reply(item) for item in sale.items),
+        items=tuple(item_reply(item) for item in sale.items),
         refunding=_refunding_reply(sale.refunding),
     )
 
@@ -82,7 +82,8 @@ def _refunding_reply(policy: RefundPolicy) -> RefundingReply:
     return RefundingReply(policy.since, tuple(steps))
 
 
-def _item_reply(item: SaleItem) -> ItemReply:
+def item_reply(item: SaleItem) -> ItemReply:
+    """One item as anyone sees it."""
     return ItemReply(
         product=item.product,
         title=item.title,

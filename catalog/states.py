@@ -18,3 +18,10 @@ class ProductState(StrEnum):
     ON_SALE = "on_sale"  # an open sale has it, decided at the request
     OUT_OF_STOCK = "out_of_stock"  # -> available by units that come
     DISCONTINUED = "discontinued"  # by its vendor, who may take that back; not listed
+
+
+class ItemStatus(StrEnum):
+    PENDING = "pending"  # -> approved or refused by an operator; -> refused by the clock, half an hour before the sale
+    APPROVED = "approved"  # -> pending by an edit of its vendor; -> removed before the sale
+    REFUSED = "refused"  # -> pending when it is proposed anew
+    REMOVED = "removed"  # -> pending when it is proposed anew

@@ -5,7 +5,8 @@ the record can be written from them alone.
 from __future__ import annotations
 
 from base64 import b64decode, b64encode
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Protocol
 
 import msgspec
 from msgspec import UNSET, structs
@@ -36,9 +37,31 @@ _encode = msgspec.json.Encoder().encode
 DOC = msgspec.json.Decoder(OrderDoc)
 
 
-def order_doc(sale: Sale, admission: Pass, request: ReserveRequest, key: str, sealer: Sealer) -> OrderDoc:
-    """A new order at the sale's prices. Raises InvalidRequest, ProductUnknown, PriceChanged."""
-    items = priced(sale, request.items)
+class Offered(Protocol):
+    """What a product costs now."""
+
+    @property
+    def product(self) -> str: ...
+    @property
+    def title(self) -> str: ...
+    @property
+    def amount(self) -> int: ...
+    @property
+    def list_amount(self) -> int: ...
+    @property
+    def currency(self) -> str: ...
+
+
+def order_doc(
+    sale: Sale,
+    admission: Pass,
+    offers: Mapping[str, Offered],
+    request: ReserveRequest,
+    key: str,
+    sealer: Sealer,
+) -> OrderDoc:
+    """A new order at the offered prices. Raises InvalidRequest, ProductUnknown, PriceChanged."""
+    items = priced(offers, request.items)
     order = order_id(sale.no)
     return OrderDoc(
         order=order,
@@ -56,10 +79,10 @@ def order_doc(sale: Sale, admission: Pass, request: ReserveRequest, key: str, se
     )
 
 
-def amended_doc(sale: Sale, doc: OrderDoc, request: AmendRequest, sealer: Sealer) -> OrderDoc:
+def amended_doc(offers: Mapping[str, Offered], doc: OrderDoc, request: AmendRequest, sealer: Sealer) -> OrderDoc:
     """The order's next document; the same one where nothing changes. Raises InvalidRequest, ProductUnknown,
     PriceChanged."""
-    items = doc.items if request.items is UNSET else priced(sale, request.items)
+    items = doc.items if request.items is UNSET else priced(offers, request.items)
     amount = _total(items, request.expected_total)
     address = doc.address
     if request.address is not UNSET and request.address != opened_address(doc, sealer):
@@ -105,11 +128,11 @@ def attempt_doc(
     )
 
 
-def priced(sale: Sale, wanted: Iterable[ItemRequest]) -> tuple[ItemDoc, ...]:
-    """The items at the sale's price, by product. Raises InvalidRequest (a product twice), ProductUnknown."""
+def priced(offers: Mapping[str, Offered], wanted: Iterable[ItemRequest]) -> tuple[ItemDoc, ...]:
+    """The items at the offered price, by product. Raises InvalidRequest (a product twice), ProductUnknown."""
     items: dict[str, ItemDoc] = {}
     for position, asked in enumerate(wanted):
-        offer = sale.item(asked.product)
+        offer = offers.get(asked.product)
         if offer is None:
             raise ProductUnknown
         if asked.product in items:

@@ -89,6 +89,10 @@ class ProductUnknown(CheckoutError):
     """There is no such product in this sale."""
 
 
+class ProductUnavailable(CheckoutError):
+    """One of these products is not sold at this moment."""
+
+
 class ProviderAway(CheckoutError):
     """The provider of payments does not answer; the reservation stands and nothing was charged. Ask again shortly."""
 

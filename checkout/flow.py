@@ -13,21 +13,24 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import NoReturn
 
 import msgspec
+from msgspec import UNSET
 
 from onsale.auth.errors import Flaw, IdempotencyKeyReused, InvalidRequest, PassInvalid, PassRequired
 from onsale.auth.identifiers import new_id, order_id
 from onsale.auth.passes import Pass, Passes
 from onsale.auth.requests import body_digest
 from onsale.auth.sealing import Sealer
+from onsale.catalog.errors import ProductUnavailable as OfferUnavailable
+from onsale.catalog.errors import ProductUnknown as OfferUnknown
 from onsale.catalog.sales import Sale, SaleBook
-from onsale.checkout.documents import DOC, amended_doc, order_doc, sale_of
+from onsale.checkout.documents import DOC, Offered, amended_doc, order_doc, sale_of
 from onsale.checkout.driving import DrivePolicy, Driver
 from onsale.checkout.errors import (
     OrderChanged,
@@ -36,21 +39,29 @@ from onsale.checkout.errors import (
     OrderUnknown,
     PassExpired,
     PriceChanged,
+    ProductUnavailable,
     ProductUnknown,
     ProviderAway,
 )
 from onsale.checkout.idempotency import Ending, Outcome, ending_of_attempt, ending_of_row, refuse_unless_paid
 from onsale.checkout.inventory import Amend, Held, Inventory, OrderView, Reserve
 from onsale.checkout.orders import Orders
-from onsale.checkout.ports import PaymentProvider
+from onsale.checkout.ports import Offers, PaymentProvider
 from onsale.checkout.record.events import OrderDoc
 from onsale.checkout.record.watermark import RECORDED, RecordFeed, VerdictKind
-from onsale.checkout.schemas import AmendRequest, PaymentRequest, ReserveRequest
+from onsale.checkout.schemas import AmendRequest, ItemRequest, PaymentRequest, ReserveRequest
 from onsale.checkout.settling import Claim, Settler, Shop
 from onsale.checkout.snapshot import units_of
 from onsale.checkout.states import OrderState
 from onsale.lua.replies import Reply
 
+Refusal = PriceChanged | ProductUnknown | ProductUnavailable
+# What is refused before the shop is asked, and kept there under its key all the same.
+REFUSALS: Mapping[type[Refusal], Reply] = {
+    PriceChanged: Reply.PRICE_CHANGED,
+    ProductUnknown: Reply.UNKNOWN,
+    ProductUnavailable: Reply.UNAVAILABLE,
+}
 # Another process drives the attempt: how often its order is looked at meanwhile.
 FOLLOW_FIRST_S = 0.05
 FOLLOW_LAST_S = 0.4
@@ -105,6 +116,7 @@ class CheckoutFlow:
         providers: Mapping[str, PaymentProvider],
         sealer: Sealer,
         passes: Passes,
+        offers: Offers,
         driver: str,
         policy: FlowPolicy | None = None,
     ) -> None:
@@ -115,6 +127,7 @@ class CheckoutFlow:
         self._providers = providers
         self._sealer = sealer
         self._passes = passes
+        self._offers = offers
         self._policy = policy or FlowPolicy()
         self._shop = Shop(book)
         self._driver = Driver(
@@ -139,13 +152,25 @@ class CheckoutFlow:
         admission = self._passes.verify(token, sale=sale.id)
         if admission.buyer != buyer:
             raise PassInvalid
+        return await self._reserve(sale, admission, request, key)
+
+    async def order(self, buyer: str, request: ReserveRequest, key: str) -> Held:
+        """The same for ordinary products: no line, no pass, and the price is what a product costs at this moment.
+
+        Raises InvalidRequest, ProductUnknown, ProductUnavailable, PriceChanged, and what `Inventory.reserve` raises.
+        """
+        shop = self._book.shop()
+        return await self._reserve(shop, Pass(shop.id, buyer, "", "general", 0, 0, 0), request, key)
+
+    async def _reserve(self, sale: Sale, admission: Pass, request: ReserveRequest, key: str) -> Held:
         try:
-            doc = order_doc(sale, admission, request, key, self._sealer)
-        except (PriceChanged, ProductUnknown) as refusal:
+            offers = await self._offered(sale, request.items)
+            doc = order_doc(sale, admission, offers, request, key, self._sealer)
+        except (PriceChanged, ProductUnknown, ProductUnavailable) as refusal:
             return await self._refuse(sale, admission, key, body_digest(request), refusal)
         asked = Reserve(
             order=doc.order,
-            buyer=buyer,
+            buyer=doc.buyer,
             turn=doc.turn,
             pass_exp_ms=admission.exp_ms,
             items=tuple((item.product, item.quantity) for item in doc.items),
@@ -209,7 +234,8 @@ class CheckoutFlow:
                 raise OrderUnknown
             pass_exp_ms = self._pass_exp_ms(sale, view, token)
             doc = DOC.decode(view.doc)
-            amended = amended_doc(sale, doc, request, self._sealer)
+            offers = {} if request.items is UNSET else await self._offered(sale, request.items)
+            amended = amended_doc(offers, doc, request, self._sealer)
             if amended is doc and view.state is OrderState.RESERVED:
                 return
             asked = Amend(order, view.rev, pass_exp_ms, units_of(amended), _encode(amended))
@@ -221,6 +247,17 @@ class CheckoutFlow:
     async def close(self) -> None:
         """Let every attempt finish that this process drives; each ends with its lease at the latest."""
         await self._driver.close()
+
+    async def _offered(self, sale: Sale, wanted: Sequence[ItemRequest]) -> Mapping[str, Offered]:
+        """What these products cost now. Raises ProductUnknown, ProductUnavailable."""
+        if not sale.is_shop:
+            return {item.product: item for item in sale.items}
+        try:
+            return await self._offers.for_order([item.product for item in wanted])
+        except OfferUnknown:
+            raise ProductUnknown from None
+        except OfferUnavailable:
+            raise ProductUnavailable from None
 
     def _pass_exp_ms(self, sale: Sale, view: OrderView, token: str) -> int:
         """When the pass runs out with which the order was made; an ordinary order was made with none."""
@@ -240,9 +277,7 @@ class CheckoutFlow:
             raise OrderUnknown
         raise OrderExpired if row.state in (OrderState.EXPIRED, OrderState.RESERVED) else OrderStateConflict
 
-    async def _refuse(
-        self, sale: Sale, admission: Pass, key: str, digest: str, refusal: PriceChanged | ProductUnknown
-    ) -> Held:
+    async def _refuse(self, sale: Sale, admission: Pass, key: str, digest: str, refusal: Refusal) -> Held:
         """Keep a refusal of ours under its key: its answer from now on, unless it has another one already."""
         asked = Reserve(
             order=order_id(sale.no),
@@ -253,7 +288,7 @@ class CheckoutFlow:
             key=key,
             digest=digest,
             doc=b"",
-            refusal=Reply.PRICE_CHANGED if isinstance(refusal, PriceChanged) else Reply.UNKNOWN,
+            refusal=REFUSALS[type(refusal)],
         )
         try:
             return await self._shop.ask(sale.id, lambda keys: self._inventory.reserve(keys, asked))

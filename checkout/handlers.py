@@ -28,6 +28,7 @@ from onsale.catalog.sales import Sale
 from onsale.checkout.aftersale import AfterSale, Asking
 from onsale.checkout.documents import DOC, sale_of
 from onsale.checkout.flow import CheckoutFlow
+from onsale.checkout.inventory import Held
 from onsale.checkout.orders import Page
 from onsale.checkout.reads import Reads, order_reply
 from onsale.checkout.schemas import AMEND, CANCEL, CONFIRM, RESERVE, CancelRequest, PaymentList, StockReply
@@ -52,9 +53,16 @@ async def reserve(request: web.Request) -> web.Response:
     key = idempotency_key(request)
     wanted = await body(request, RESERVE)
     held = await request.app[FLOW].reserve(sale.id, buyer, request.headers.get("Admission-Pass", ""), wanted, key)
-    order = order_reply(DOC.decode(held.doc), OrderState.RESERVED, held.expires_at_ms, is_recorded=False)
-    headers = {"Location": f"/v1/orders/{held.order}", **(REPLAYED if held.is_replay else {})}
-    return reply(201, order, headers)
+    return _held(held)
+
+
+async def order(request: web.Request) -> web.Response:
+    """POST /v1/orders"""
+    require_no_query(request)
+    buyer = (await identity(request)).account
+    key = idempotency_key(request)
+    wanted = await body(request, RESERVE)
+    return _held(await request.app[FLOW].order(buyer, wanted, key))
 
 
 async def confirm(request: web.Request) -> web.Response:
@@ -139,6 +147,12 @@ async def stock(request: web.Request) -> web.Response:
     require_no_query(request)
     free = await request.app[STOCK].free(request.match_info["product"])
     return reply(200, StockReply(free), {"Cache-Control": "public, max-age=1"})
+
+
+def _held(held: Held) -> web.Response:
+    order = order_reply(DOC.decode(held.doc), OrderState.RESERVED, held.expires_at_ms, is_recorded=False)
+    headers = {"Location": f"/v1/orders/{held.order}", **(REPLAYED if held.is_replay else {})}
+    return reply(201, order, headers)
 
 
 async def _asking(request: web.Request) -> Asking:

@@ -35,6 +35,7 @@ from onsale.checkout.errors import (
     PassRevoked,
     PassSpent,
     PriceChanged,
+    ProductUnavailable,
     ProductUnknown,
     PurchaseLimitReached,
     RecordBehind,
@@ -213,7 +214,7 @@ class Inventory:
     async def reserve(self, keys: ShopKeys, item: Reserve) -> Held:
         """Hold every unit of an order, or none. The same buyer and key again answer the same, refusals of business
         included (`is_replay`). Raises IdempotencyKeyReused, SaleNotOpen, RecordBehind, PassExpired, PassRevoked,
-        PassSpent, ReservationOpen, PurchaseLimitReached, ProductUnknown, PriceChanged, SoldOut."""
+        PassSpent, ReservationOpen, PurchaseLimitReached, ProductUnknown, ProductUnavailable, PriceChanged, SoldOut."""
         assert item.refusal or (item.items and len({product for product, _ in item.items}) == len(item.items))
         reply, row = await self._batched("reserve", keys, item)
         if reply is not Reply.OK:
@@ -462,6 +463,7 @@ REFUSALS: Mapping[Reply, type[Exception]] = {
     Reply.KEY_REUSED: IdempotencyKeyReused,
     Reply.RECORD_BEHIND: RecordBehind,
     Reply.PRICE_CHANGED: PriceChanged,
+    Reply.UNAVAILABLE: ProductUnavailable,
     Reply.ORDER_EXPIRED: OrderExpired,
     Reply.STATE_CONFLICT: OrderStateConflict,
     Reply.STALE: OrderChanged,

@@ -46,11 +46,19 @@ class StockMover:
         await self._carry_all(await self._moves.pending(BATCH_MAX, [f"{move}+" for move in moves]))
 
     async def _carry_all(self, pending: Sequence[PendingMove]) -> MoveTick:
-        ended = [await self._carry(move) for move in pending]
+        ended: dict[str, MoveState | None] = {}
+        held_up: set[tuple[str, str]] = set()
+        for move in pending:
+            # Units are not refused because those that came before them are late.
+            item = (move.sale, move.product)
+            ended[move.id] = None if item in held_up else await self._carry(move)
+            if ended[move.id] is None:
+                held_up.add(item)
+        states = list(ended.values())
         return MoveTick(
-            done=ended.count(MoveState.COUNTED),
-            refused=ended.count(MoveState.REFUSED),
-            postponed=ended.count(None),
+            done=states.count(MoveState.COUNTED),
+            refused=states.count(MoveState.REFUSED),
+            postponed=states.count(None),
             more=len(pending) == BATCH_MAX,
         )
 

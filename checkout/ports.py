@@ -1,11 +1,13 @@
-"""What checkout needs of others: a provider of payments, and the line's patience. Bound in `server/app.py`."""
+"""What checkout needs of others: a provider of payments, prices, and the line's patience. Bound in `server/app.py`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
+
+from onsale.catalog.offers import Offer
 
 
 class Method(StrEnum):
@@ -97,6 +99,14 @@ class PaymentProvider(Protocol):
 
     def read_event(self, headers: Mapping[str, str], raw: bytes, now_s: float) -> ProviderEvent | None:
         """What a webhook is about; None = nothing of ours. Raises SignatureInvalid, EventUnreadable."""
+        ...
+
+
+class Offers(Protocol):
+    """What ordinary products cost at this very moment."""
+
+    async def for_order(self, products: Sequence[str]) -> Mapping[str, Offer]:
+        """All of these products, each sold now. Raises the catalogue's ProductUnknown, ProductUnavailable."""
         ...
 
 

@@ -16,7 +16,7 @@ from msgspec import structs
 from onsale.auth.errors import StoreUnavailable
 from onsale.auth.requests import rfc3339
 from onsale.auth.sealing import Sealer
-from onsale.catalog.sales import SaleBook
+from onsale.catalog.sales import SHOP, SaleBook
 from onsale.checkout.documents import DOC, opened_address, sale_of
 from onsale.checkout.errors import (
     OrderExpired,
@@ -215,7 +215,7 @@ def order_reply(
     """An order as its buyer reads it."""
     return OrderReply(
         order=doc.order,
-        sale=doc.sale,
+        sale=None if doc.sale == SHOP else doc.sale,
         state=state,
         items=tuple(item_reply(item) for item in doc.items),
         total=Money(doc.amount, doc.currency),

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import msgspec
 
+from onsale.auth.schemas import Address as Address
 from onsale.checkout.ports import Method
 
 ITEMS_MAX = 50
@@ -21,19 +22,6 @@ class Money(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     amount: Annotated[int, msgspec.Meta(ge=0, le=2**53)]
     currency: Annotated[str, msgspec.Meta(pattern=r"^[A-Z]{3}$(?!\n)")]
-
-
-class Address(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Where an order goes; kept sealed, as it was when the order was made."""
-
-    recipient: Line
-    line1: Line
-    line2: Line | None = None
-    city: Line | None = None
-    region: Line | None = None
-    postal_code: Line | None = None
-    country: Annotated[str, msgspec.Meta(pattern=r"^[A-Z]{2}$(?!\n)")] | None = None
-    phone: Line | None = None
 
 
 class ItemRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

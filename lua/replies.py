@@ -34,3 +34,4 @@ class Reply(IntEnum):
     TURN_BUSY = 23
     GUESTS_REFUSED = 24
     PRICE_CHANGED = 25
+    UNAVAILABLE = 26

@@ -18,7 +18,7 @@ SELECT coalesce(sum(cardinality(a.places)), 0)::bigint AS admitted,
   FROM admissions a WHERE a.sale = $1;
 
 -- admissions_of_sale --
--- Whom the record saw let in, oldest first.
+-- Whom the record saw let in, oldest first. By event ids, which never go back as a clock may.
 SELECT epoch, (extract(epoch FROM at) * 1000)::bigint AS at_ms, places
   FROM admissions WHERE sale = $1
- ORDER BY at, event_id;
+ ORDER BY epoch, string_to_array(event_id, '-')::bigint[];

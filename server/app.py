@@ -17,27 +17,44 @@ from aiohttp import web
 from onsale.auth import middleware as auth
 from onsale.auth.access import AccessTokens
 from onsale.auth.accounts import Accounts
+from onsale.auth.addressbook import AddressBook
+from onsale.auth.credentials import Credentials
+from onsale.auth.deletion import Deletion
 from onsale.auth.middleware import Cookies
 from onsale.auth.passes import Passes
 from onsale.auth.passwords import PasswordHasher
 from onsale.auth.requests import BODY_BYTES_MAX, TRUSTED_PROXIES
 from onsale.auth.revocations import REVOCATIONS_INTERVAL_MS, Revocations
 from onsale.auth.sessions import Sessions
+from onsale.auth.signups import SignUps
 from onsale.auth.streamkeys import StreamKeys
-from onsale.auth.throttle import SignInThrottle
+from onsale.auth.throttle import (
+    ACCOUNT_BUDGET,
+    ADDRESS_BUDGET,
+    LETTER_ACCOUNT_BUDGET,
+    LETTER_ADDRESS_BUDGET,
+    TryThrottle,
+)
 from onsale.auth.tickets import Tickets
+from onsale.auth.verifications import Verifications
 from onsale.catalog import handlers as catalog
 from onsale.catalog import product_handlers as products
+from onsale.catalog import proposal_handlers as proposals
 from onsale.catalog.moves import Moves, ShopStock
+from onsale.catalog.offers import Offers
 from onsale.catalog.products import Products
+from onsale.catalog.proposals import Proposals
+from onsale.catalog.rules import ProposalRules
 from onsale.catalog.vendors import Vendors
 from onsale.checkout import handlers as checkout
 from onsale.checkout.aftersale import AfterSale
 from onsale.checkout.flow import CheckoutFlow
+from onsale.checkout.forgetting import AddressForgetting
 from onsale.checkout.mover import StockMover
 from onsale.checkout.reads import Reads
 from onsale.checkout.record.lag import RecordLag
 from onsale.checkout.stock import StockBoard
+from onsale.checkout.sweeper import StockSweeper
 from onsale.lua import Script
 from onsale.queue import handlers as line
 from onsale.queue.control import Control
@@ -161,10 +178,16 @@ def _open_auth(app: web.Application, rooms: Rooms, loops: Loops, closing: AsyncE
     access = AccessTokens(keyring, settings.public_url, revocations)
     app[auth.ACCESS] = access
     app[auth.ACCOUNTS] = Accounts(pool, keyring, hasher)
+    app[auth.ADDRESS_BOOK] = AddressBook(pool, keyring)
+    app[auth.CODE_TRIES] = TryThrottle(settings.unlimited_from, ACCOUNT_BUDGET, ADDRESS_BUDGET)
     app[auth.COOKIES] = Cookies(settings.public_url, settings.insecure_cookies)
     app[auth.PASSES] = Passes(keyring, settings.public_url)
-    app[auth.SESSIONS] = Sessions(pool, keyring, access, revocations)
-    app[auth.SIGN_INS] = SignInThrottle(settings.unlimited_from)
+    app[auth.CREDENTIALS] = Credentials(pool, keyring, hasher, revocations, rooms.outbox)
+    app[auth.DELETION] = Deletion(pool, revocations, [AddressForgetting(pool)])
+    app[auth.LETTER_ASKS] = TryThrottle(settings.unlimited_from, LETTER_ACCOUNT_BUDGET, LETTER_ADDRESS_BUDGET)
+    app[auth.SESSIONS] = Sessions(pool, keyring, access, revocations, is_single=not settings.multi_login)
+    app[auth.SIGN_INS] = TryThrottle(settings.unlimited_from)
+    app[auth.SIGN_UPS] = SignUps(pool, keyring, hasher)
     app[auth.STREAM_KEYS] = StreamKeys(
         keyring,
         revocations,
@@ -172,6 +195,7 @@ def _open_auth(app: web.Application, rooms: Rooms, loops: Loops, closing: AsyncE
         Script(rooms.stores.line, "stream_key_end"),
     )
     app[auth.TICKETS] = Tickets(keyring)
+    app[auth.VERIFICATIONS] = Verifications(pool, keyring)
     loops.add("revocations", lambda: revocations.tick(time.time_ns() // 1_000_000), REVOCATIONS_INTERVAL_MS)
     return revocations
 
@@ -220,6 +244,10 @@ def _open_catalogue(app: web.Application, rooms: Rooms) -> None:
     app[products.VENDORS] = vendors
     app[products.PRODUCTS] = Products(pool, vendors, mover)
     app[products.SHOP_STOCK] = ShopStock(pool, mover)
+    rules = ProposalRules(hours=app[SETTINGS].sale_hours)
+    sweeper = StockSweeper(Moves(pool), rooms.inventory, mover)
+    app[proposals.RULES] = rules
+    app[proposals.PROPOSALS] = Proposals(pool, vendors, mover, sweeper, rules)
 
 
 def _open_checkout(app: web.Application, rooms: Rooms) -> CheckoutFlow:
@@ -231,6 +259,7 @@ def _open_checkout(app: web.Application, rooms: Rooms) -> CheckoutFlow:
         providers=rooms.providers,
         sealer=rooms.sealer,
         passes=app[auth.PASSES],
+        offers=Offers(rooms.stores.pool),
         driver=rooms.driver,
     )
     reads = Reads(rooms.book, rooms.inventory, rooms.orders, rooms.sealer)

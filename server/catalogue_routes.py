@@ -5,7 +5,8 @@ from __future__ import annotations
 from onsale.catalog import errors as catalog_errors
 from onsale.catalog import handlers as catalog
 from onsale.catalog import product_handlers as products
-from onsale.catalog import product_schemas
+from onsale.catalog import product_schemas, proposal_schemas
+from onsale.catalog import proposal_handlers as proposals
 from onsale.catalog import schemas as catalog_schemas
 from onsale.catalog.salefile import SaleFile
 from onsale.catalog.states import ProductState, SaleState
@@ -20,12 +21,74 @@ SALES = (
         query=(*PAGE, Query("state", {"enum": list(SaleState)}, "Only sales in this state.")),
     ),
     Route(
-        "POST", "/v1/sales", catalog.create_sale, "create_sale", "Make a sale.", "operator",
-        body=SaleFile, reply=catalog_schemas.SaleReply, status=201, problems=(catalog_errors.SaleExists,),
+        "POST", "/v1/sales", proposals.create_sale, "create_sale", "Make a sale; a vendor's is a proposal.", "seller",
+        body=SaleFile, reply=proposal_schemas.ProposalReply, status=201,
+        problems=(
+            catalog_errors.SaleExists, catalog_errors.ProductUnknown, catalog_errors.VendorMissing,
+            catalog_errors.SalesOverlap, catalog_errors.NotEnoughStock,
+        ),
     ),
     Route(
         "GET", "/v1/sales/{sale}", catalog.show_sale, "show_sale", "One sale.",
         reply=catalog_schemas.SaleReply, problems=(catalog_errors.SaleUnknown,),
+    ),
+)  # fmt: skip
+
+BEFORE = (
+    catalog_errors.SaleUnknown, catalog_errors.SaleRunning, catalog_errors.SaleEnded, catalog_errors.SalesOverlap,
+    catalog_errors.VendorMissing,
+)  # fmt: skip
+ITEM = (catalog_errors.SaleUnknown, catalog_errors.ProductUnknown, catalog_errors.ProposalDecided)
+
+PROPOSALS = (
+    Route(
+        "PATCH", "/v1/sales/{sale}", proposals.edit_sale, "edit_sale",
+        "Change a sale that has not begun; a vendor's is judged anew.", "seller",
+        body=proposal_schemas.PlanPatch, reply=proposal_schemas.ProposalReply, problems=BEFORE,
+    ),
+    Route(
+        "POST", "/v1/sales/{sale}/items", proposals.propose_item, "propose_item",
+        "Propose a product for a sale that has not begun.", "seller",
+        body=proposal_schemas.ProposalRequest, reply=proposal_schemas.ProposalReply, status=201,
+        problems=(
+            *BEFORE, catalog_errors.ProductUnknown, catalog_errors.ItemExists, catalog_errors.NotEnoughStock,
+        ),
+    ),
+    Route(
+        "POST", "/v1/sales/{sale}/items/{product}/approval", proposals.approve_item, "approve_item",
+        "Let an item be sold when the sale's time comes.", "operator", reply=proposal_schemas.ProposalReply,
+        problems=(*ITEM, catalog_errors.ApprovalTooLate),
+    ),
+    Route(
+        "POST", "/v1/sales/{sale}/items/{product}/refusal", proposals.refuse_item, "refuse_item",
+        "Refuse a proposal; its units are the product's again.", "operator",
+        body=proposal_schemas.RefusalRequest, is_body_optional=True, reply=proposal_schemas.ProposalReply,
+        problems=ITEM,
+    ),
+    Route(
+        "DELETE", "/v1/sales/{sale}/items/{product}", proposals.remove_item, "remove_item",
+        "Take an item out of a sale that has not begun.", "seller", status=204,
+        problems=(*ITEM, catalog_errors.SaleRunning, catalog_errors.SaleEnded),
+    ),
+    Route(
+        "POST", "/v1/sales/{sale}/items/{product}/stock", proposals.move_item_stock, "move_item_stock",
+        "Move units of the product into a sale, or free ones back; once a key.", "seller",
+        body=product_schemas.StockRequest, reply=product_schemas.MoveReply, headers=("Idempotency-Key",),
+        also={202: "The move is on its way: repeat the request to see how it stands."},
+        problems=(
+            catalog_errors.SaleUnknown, catalog_errors.ProductUnknown, catalog_errors.SaleEnded,
+            catalog_errors.NotEnoughStock,
+        ),
+    ),
+    Route(
+        "GET", "/v1/sales/{sale}/proposal", proposals.show_proposal, "show_proposal",
+        "A sale as its vendor and operators see it, approved or not.", "seller",
+        reply=proposal_schemas.ProposalReply, problems=(catalog_errors.SaleUnknown, catalog_errors.VendorMissing),
+    ),
+    Route(
+        "GET", "/v1/proposals", proposals.list_proposals, "list_proposals",
+        "Sales that vendors proposed, newest first; of a vendor its own.", "seller",
+        reply=proposal_schemas.ProposalList, query=PAGE, problems=(catalog_errors.VendorMissing,),
     ),
 )  # fmt: skip
 
@@ -92,4 +155,4 @@ PRODUCTS = (
     ),
 )  # fmt: skip
 
-CATALOGUE: tuple[Route, ...] = (*SALES, *VENDORS, *PRODUCTS)
+CATALOGUE: tuple[Route, ...] = (*SALES, *PROPOSALS, *VENDORS, *PRODUCTS)

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from email.utils import formataddr, parseaddr
 from pathlib import Path
 from typing import Literal, TypeVar
 from urllib.parse import urlsplit
+
+from onsale.catalog.rules import DAY_MINUTES, SaleHours
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 LogStyle = Literal["console", "json"]
@@ -25,6 +28,7 @@ REDIS_SCHEMES = frozenset({"redis", "rediss"})
 POSTGRES_SCHEMES = frozenset({"postgres", "postgresql"})
 SMTP_SCHEMES = frozenset({"smtp", "smtps"})
 HTTP_SCHEMES = frozenset({"http", "https"})
+_SALE_HOURS = re.compile(r"(\d\d):([0-5]\d)-(\d\d):([0-5]\d)([+-])(\d\d):([0-5]\d)", re.ASCII)
 ANY_ADDRESS = frozenset({"0.0.0.0", "::", ""})  # noqa: S104 - compared with, never listened on
 
 
@@ -62,9 +66,13 @@ class Settings:
     insecure_cookies: bool
     # Whether `onsale clock advance` may move schedules.
     test_clock: bool
+    # Between which times of the day vendors' sales may open.
+    sale_hours: SaleHours
     # The sandbox provider; None: that provider is not offered.
     sandbox_url: str | None
     data_dir: Path
+    # Whether an account may be signed in on several devices.
+    multi_login: bool
     # How long a process told to stop may take to finish what it has begun.
     drain_s: int
     # A pooler between us and Postgres hands each transaction another server: prepared statements must not be kept.
@@ -104,8 +112,10 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
         log=reader.read("ONSALE_LOG", _log_style, "console"),
         insecure_cookies=reader.read("ONSALE_INSECURE_COOKIES", _switch, False),
         test_clock=reader.read("ONSALE_TEST_CLOCK", _switch, False),
+        sale_hours=reader.read("ONSALE_SALE_HOURS", _sale_hours, SaleHours()),
         sandbox_url=reader.read("ONSALE_SANDBOX_URL", _http_url, None),
         data_dir=Path(reader.text("ONSALE_DATA_DIR", ".onsale")),
+        multi_login=reader.read("ONSALE_MULTI_LOGIN", _allowed, True),
         drain_s=reader.number("ONSALE_DRAIN_S", 20, low=1, high=600),
         pgbouncer=reader.read("ONSALE_PGBOUNCER", _switch, False),
     )
@@ -231,11 +241,27 @@ def _networks(raw: str) -> tuple[Network, ...]:
         raise ValueError("must be addresses or networks like 10.0.0.0/8, split by commas") from None
 
 
+def _sale_hours(raw: str) -> SaleHours:
+    parts = _SALE_HOURS.fullmatch(raw)
+    if parts is None:
+        raise ValueError("must be times of the day like 09:00-22:00+09:00")
+    from_min, until_min, ahead_min = (int(parts[i]) * 60 + int(parts[i + 1]) for i in (1, 3, 6))
+    if not 0 <= from_min < until_min <= DAY_MINUTES or ahead_min > 14 * 60:
+        raise ValueError("must be times of one day, the later one last")
+    return SaleHours(from_min, until_min, -ahead_min if parts[5] == "-" else ahead_min)
+
+
 def _log_style(raw: str) -> LogStyle:
     styles: dict[str, LogStyle] = {"console": "console", "json": "json"}
     if raw not in styles:
         raise ValueError("must be console or json")
     return styles[raw]
+
+
+def _allowed(raw: str) -> bool:
+    if raw in ("allow", "deny"):
+        return raw == "allow"
+    raise ValueError("must be allow or deny")
 
 
 def _switch(raw: str) -> bool:

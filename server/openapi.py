@@ -36,6 +36,7 @@ WHO: Mapping[str, str] = {
     "holder": "Whoever holds the ticket: by its token, or signed in as its buyer.",
     "seller": "Vendors, for what is theirs; managers and masters.",
     "operator": "Managers and masters.",
+    "master": "Masters.",
     "pass": "Whoever holds a pass.",
 }
 SECURITY: Mapping[str, list[dict[str, list[str]]]] = {
@@ -45,6 +46,7 @@ SECURITY: Mapping[str, list[dict[str, list[str]]]] = {
     "holder": [{"bearer": []}, {"cookie": []}, {"ticket_token": []}],
     "seller": [{"bearer": []}, {"cookie": []}],
     "operator": [{"bearer": []}, {"cookie": []}],
+    "master": [{"bearer": []}, {"cookie": []}],
     "pass": [{"admission_pass": []}],
 }
 WHO_PROBLEMS: Mapping[str, tuple[type[BaseException], ...]] = {
@@ -54,6 +56,7 @@ WHO_PROBLEMS: Mapping[str, tuple[type[BaseException], ...]] = {
     "holder": (auth.Unauthenticated, auth.EmailUnverified, auth.NotFound),
     "seller": (auth.Unauthenticated, auth.EmailUnverified, auth.Forbidden),
     "operator": (auth.Unauthenticated, auth.EmailUnverified, auth.Forbidden),
+    "master": (auth.Unauthenticated, auth.EmailUnverified, auth.Forbidden),
     "pass": (),
 }
 BODY_PROBLEMS = (auth.MalformedJSON, auth.PayloadTooLarge, auth.UnsupportedMediaType, auth.InvalidRequest)
@@ -157,7 +160,7 @@ def problems_of(route: Route) -> frozenset[Problem]:
     if route.query or route.media == "application/json":
         # An unknown query name is refused wherever JSON is answered.
         kinds.append(auth.InvalidRequest)
-    if route.who in ("buyer", "joiner", "seller", "operator") and route.method != "GET":
+    if route.who in ("buyer", "joiner", "seller", "operator", "master") and route.method != "GET":
         kinds.append(auth.CrossSite)
     if "{" in route.path:
         kinds.append(auth.NotFound)

@@ -22,13 +22,18 @@ from onsale.auth.janitor import JANITOR_INTERVAL_MS, Janitor
 from onsale.auth.letters import Letters
 from onsale.auth.mailer import FORGET_INTERVAL_MS, MAILER_INTERVAL_MS, Mailer, OutboxJanitor
 from onsale.auth.post import Post
+from onsale.auth.registrar import REGISTRAR_INTERVAL_MS, Registrar
 from onsale.catalog.moves import Moves
+from onsale.catalog.proposals import Proposals
+from onsale.catalog.rules import ProposalRules
+from onsale.catalog.vendors import Vendors
 from onsale.checkout.aftersale import AfterSale
 from onsale.checkout.backlog import Backlog
 from onsale.checkout.caretaker import Caretaker
 from onsale.checkout.closings import ClosingsKeeper
 from onsale.checkout.completer import Completer
 from onsale.checkout.delivery import Delivery
+from onsale.checkout.forgetting import FORGETTING_INTERVAL_MS, AddressForgetting
 from onsale.checkout.mover import StockMover
 from onsale.checkout.providers.sandbox_server import create_sandbox
 from onsale.checkout.reaper import Reaper
@@ -39,6 +44,7 @@ from onsale.checkout.record.recorder import CrashHook
 from onsale.checkout.record.watch import RecordWatch
 from onsale.checkout.restocker import Restocker
 from onsale.checkout.settling import Shop
+from onsale.checkout.sweeper import StockSweeper
 from onsale.lua.line import LineScripts
 from onsale.queue.admitter import Admitter
 from onsale.queue.gone import GoneKeeper
@@ -131,16 +137,19 @@ def worker_loops(rooms: Rooms, loops: Loops) -> None:
     loops.add("restocker", restocker.tick, COMPLETE_INTERVAL_MS)
     loops.add("delivery", Delivery(stores.pool, AfterSale(stores.pool)).tick, SECOND_MS)
     loops.add("reaper", Reaper(rooms.inventory, rooms.book).tick, REAP_INTERVAL_MS)
-    loops.add("stock_mover", StockMover(Moves(stores.pool), rooms.inventory).tick, KEEP_INTERVAL_MS)
+    _add_stock_loops(rooms, loops)
     loops.add("caretaker", Caretaker(rooms.inventory, rooms.book).tick, SECOND_MS)
     loops.add("janitor", Janitor(stores.pool).tick, JANITOR_INTERVAL_MS)
     lag = RecordLag(stores.shop, rooms.book)
     loops.add("record_watch", RecordWatch(lag.tick, rooms.line, rooms.book).tick, SECOND_MS)
+    loops.add("forgetting", AddressForgetting(stores.pool).tick, FORGETTING_INTERVAL_MS)
     loops.add("closings", ClosingsKeeper(stores.pool, rooms.inventory, rooms.book).tick, SECOND_MS)
 
 
 def mail_loops(settings: Settings, rooms: Rooms, loops: Loops) -> None:
-    """Letters go out, and those long gone are forgotten. Without a mail server they wait."""
+    """Letters are written and go out, and those long gone are forgotten. Without a mail server they wait."""
+    registrar = Registrar(rooms.stores.pool, rooms.keyring, rooms.outbox)
+    loops.add("registrar", registrar.tick, REGISTRAR_INTERVAL_MS)
     if settings.smtp_url is None:
         log.warning("mail.waits", setting="SMTP_URL", detail="no mail server is set: letters wait")
     else:
@@ -148,6 +157,15 @@ def mail_loops(settings: Settings, rooms: Rooms, loops: Loops) -> None:
         mailer = Mailer(rooms.stores.pool, rooms.sealer, Post(settings.smtp_url), letters, rooms.recipients.of)
         loops.add("mailer", mailer.tick, MAILER_INTERVAL_MS)
     loops.add("outbox_janitor", OutboxJanitor(rooms.stores.pool).tick, FORGET_INTERVAL_MS)
+
+
+def _add_stock_loops(rooms: Rooms, loops: Loops) -> None:
+    pool, moves = rooms.stores.pool, Moves(rooms.stores.pool)
+    mover = StockMover(moves, rooms.inventory)
+    sweeper = StockSweeper(moves, rooms.inventory, mover)
+    loops.add("stock_mover", mover.tick, KEEP_INTERVAL_MS)
+    loops.add("stock_sweeper", sweeper.tick, SECOND_MS)
+    loops.add("proposals", Proposals(pool, Vendors(pool), mover, sweeper, ProposalRules()).tick, SECOND_MS)
 
 
 def _completer(rooms: Rooms) -> Completer:

@@ -71,7 +71,7 @@ async def open_rooms(settings: Settings, stores: Stores) -> AsyncIterator[Rooms]
             keyring=keyring,
             sealer=sealer,
             outbox=Outbox(sealer),
-            recipients=Recipients(stores.pool, sealer),
+            recipients=Recipients(stores.pool, keyring),
             book=book,
             inventory=inventory,
             line=line,

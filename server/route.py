@@ -10,7 +10,7 @@ from aiohttp import web
 
 from onsale.server.middleware import Handler
 
-Who = Literal["anyone", "buyer", "joiner", "holder", "seller", "operator", "pass"]
+Who = Literal["anyone", "buyer", "joiner", "holder", "seller", "operator", "master", "pass"]
 Media = Literal["application/json", "text/event-stream", "text/html", "text/plain"]
 
 

@@ -6,8 +6,6 @@ The application is built from it and so is the OpenAPI document, so a route cann
 from __future__ import annotations
 
 from onsale.auth import errors as auth_errors
-from onsale.auth import handlers as auth
-from onsale.auth import schemas as auth_schemas
 from onsale.catalog import errors as catalog_errors
 from onsale.checkout import errors as checkout_errors
 from onsale.checkout import handlers as checkout
@@ -17,46 +15,9 @@ from onsale.queue import errors as line_errors
 from onsale.queue import handlers as line
 from onsale.queue import schemas as line_schemas
 from onsale.server import pages, shopfront
+from onsale.server.account_routes import ACCOUNTS
 from onsale.server.catalogue_routes import CATALOGUE
 from onsale.server.route import PAGE, PAGE_BY_ID, Query, Route
-
-ACCOUNTS = (
-    Route(
-        "POST", "/v1/sessions", auth.sign_in, "sign_in", "Sign in.",
-        body=auth_schemas.SignIn, reply=auth_schemas.SessionGrant, status=201,
-        problems=(auth_errors.InvalidCredentials, auth_errors.TooManyRequests, auth_errors.CrossSite),
-    ),
-    Route(
-        "POST", "/v1/sessions/refresh", auth.refresh, "refresh", "Exchange a refresh token for the next pair.",
-        body=auth_schemas.Refresh, is_body_optional=True, reply=auth_schemas.SessionGrant,
-        problems=(auth_errors.RefreshInvalid, auth_errors.CrossSite),
-    ),
-    Route(
-        "GET", "/v1/sessions", auth.list_sessions, "list_sessions", "Where this account is signed in.", "buyer",
-        reply=auth_schemas.SessionList, query=PAGE_BY_ID,
-    ),
-    Route(
-        "DELETE", "/v1/sessions", auth.sign_out_everywhere, "sign_out_everywhere", "Sign out of every device.",
-        "buyer", status=204,
-    ),
-    Route(
-        "DELETE", "/v1/sessions/current", auth.sign_out, "sign_out", "Sign out here.", "buyer", status=204,
-    ),
-    Route(
-        "DELETE", "/v1/sessions/{session}", auth.sign_out_session, "sign_out_session", "Sign out of one device.",
-        "buyer", status=204, problems=(auth_errors.SessionUnknown,), pattern="/v1/sessions/{session:(?!refresh$)[^/]+}",
-    ),
-    Route(
-        "POST", "/v1/stream-keys", auth.create_stream_key, "create_stream_key",
-        "A key that opens one event stream, for clients that can send no header.", "holder",
-        reply=auth_schemas.StreamKeyReply, status=201,
-    ),
-    Route("GET", "/v1/me", auth.show_me, "show_me", "The account that asks.", "buyer", reply=auth_schemas.Me),
-    Route(
-        "GET", "/.well-known/jwks.json", auth.show_keys, "show_keys", "The public keys of passes.",
-        reply=auth_schemas.KeySet,
-    ),
-)  # fmt: skip
 
 LANE = Query("lane", {"enum": ["general"], "default": "general"}, "Which lane of the line.")
 
@@ -118,6 +79,11 @@ RESERVE_PROBLEMS = (
     checkout_errors.SaleNotOpen, checkout_errors.ProductUnknown, checkout_errors.ShopRecovering,
     checkout_errors.RecordBehind,
 )  # fmt: skip
+ORDER_PROBLEMS = (
+    checkout_errors.SoldOut, checkout_errors.ReservationOpen, checkout_errors.PriceChanged,
+    checkout_errors.ProductUnknown, checkout_errors.ProductUnavailable, checkout_errors.ShopRecovering,
+    checkout_errors.RecordBehind,
+)  # fmt: skip
 CONFIRM_PROBLEMS = (
     checkout_errors.OrderUnknown, checkout_errors.OrderExpired, checkout_errors.OrderStateConflict,
     checkout_errors.PaymentDeclined, checkout_errors.AmountMismatch, checkout_errors.SoldOut,
@@ -137,6 +103,11 @@ CHECKOUT = (
         "POST", "/v1/sales/{sale}/orders", checkout.reserve, "reserve", "Reserve every item of an order, or nothing.",
         "holder", body=checkout_schemas.ReserveRequest, reply=checkout_schemas.OrderReply, status=201,
         headers=("Idempotency-Key", "Admission-Pass"), problems=RESERVE_PROBLEMS, is_hot=True,
+    ),
+    Route(
+        "POST", "/v1/orders", checkout.order, "order", "Reserve ordinary products: no line, no pass.",
+        "buyer", body=checkout_schemas.ReserveRequest, reply=checkout_schemas.OrderReply, status=201,
+        headers=("Idempotency-Key",), problems=ORDER_PROBLEMS,
     ),
     Route(
         "POST", "/v1/orders/{order}/confirmation", checkout.confirm, "confirm", "Pay for an order and confirm it.",

@@ -136,7 +136,7 @@ def _reader(request: web.Request) -> Identity:
 async def shop(request: web.Request) -> web.Response:
     """Every sale, the newest first."""
     now_ms = _now_ms()
-    sales = [_plain(sale_reply(sale, now_ms)) for sale in reversed(request.app[BOOK].all())]
+    sales = [_plain(sale_reply(sale, now_ms)) for sale in reversed(request.app[BOOK].approved())]
     return await _page(request, "shop.html", sales=sales, lines=_lines(request))
 
 

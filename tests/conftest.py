@@ -1,6 +1,7 @@
 """Real stores for every test: one Postgres and two Redis servers a session, clean data a test.
 
 `ONSALE_TEST_REDIS` names another redis-server or valkey-server program, so the same tests run on each version.
+`ONSALE_TEST_PGBOUNCER=1` puts PgBouncer in transaction mode before Postgres.
 """
 
 from __future__ import annotations
@@ -9,17 +10,20 @@ import asyncio
 import itertools
 import os
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
 from redis.asyncio import Redis
 
+from bench.faults.pooler import Pooler
 from onsale.lua import connect
 from onsale.migrations import migrate
 from onsale.server import embedded
@@ -151,11 +155,37 @@ async def empty_database_url(postgres: str) -> AsyncIterator[str]:
         yield url
 
 
+@pytest.fixture(scope="session")
+def pooler(stores_directory: Path, postgres: str) -> Iterator[int | None]:
+    """The port of a PgBouncer before the session's Postgres, where one was asked for."""
+    if os.environ.get("ONSALE_TEST_PGBOUNCER") != "1":
+        yield None
+        return
+    before = Pooler(stores_directory, urlsplit(postgres).port or 0)
+    process = subprocess.Popen(before.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + READY_WITHIN_S
+        while not _listens(before.port):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"pgbouncer did not start: {process.returncode}")
+            time.sleep(0.01)
+        yield before.port
+    finally:
+        process.terminate()
+        process.wait(timeout=10)
+
+
+def _listens(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=0.2):
+        return True
+    return False
+
+
 @pytest.fixture
-async def database_url(postgres: str) -> AsyncIterator[str]:
+async def database_url(postgres: str, pooler: int | None) -> AsyncIterator[str]:
     """A database with every migration applied, copied from the session's template."""
     async for url in _database(postgres, TEMPLATE):
-        yield url
+        yield url if pooler is None else url.replace(f":{urlsplit(url).port}/", f":{pooler}/")
 
 
 async def _database(server: str, template: str) -> AsyncIterator[str]:
@@ -168,8 +198,10 @@ async def _database(server: str, template: str) -> AsyncIterator[str]:
 
 
 @pytest.fixture
-async def database(database_url: str) -> AsyncIterator[asyncpg.Pool]:
+async def database(database_url: str, pooler: int | None) -> AsyncIterator[asyncpg.Pool]:
     """A pool on the test's database."""
-    pool = await asyncpg.create_pool(database_url, min_size=1, max_size=10)
+    # A pooler may give the next statement another server, which has prepared nothing.
+    options = {"statement_cache_size": 0} if pooler is not None else {}
+    pool = await asyncpg.create_pool(database_url, min_size=1, max_size=10, **options)
     yield pool
     await pool.close()

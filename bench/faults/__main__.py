@@ -15,6 +15,7 @@ import argparse
 import asyncio
 import dataclasses
 import json
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -27,6 +28,10 @@ SMOKE_SCALE = Scale(buyers=70, units=40, rate=6.0, every_s=1.0, lasts_s=2.0, pat
 
 async def run(names: Sequence[str], scale: Scale, seed: int, *, keep: bool) -> bool:
     """These rows, one after the other; True when all promises were kept."""
+    # Ended from outside, a trial takes what it started with it.
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     is_whole = True
     for name in names:
         result = await run_row(ROWS[name], scale, seed)

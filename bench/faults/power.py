@@ -49,42 +49,46 @@ def shim() -> Path:
     return built
 
 
-class Disk:
-    """The disk of one store, as its processes see it through the shim."""
+class Shim:
+    """The disk and the clock of one store or process, as it sees them."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         folder.mkdir(parents=True)
-        self._set(0, False)
+        self.heal()
 
     @property
     def environ(self) -> dict[str, str]:
-        return {"LD_PRELOAD": str(shim()), "FAULT_DISK": str(self._folder)}
+        return {"LD_PRELOAD": str(shim()), "FAULT_SHIM": str(self._folder)}
 
-    def slow(self, delay_ms: int) -> None:
+    def slow_disk(self, delay_ms: int) -> None:
         """Each fsync takes this much longer."""
-        self._set(delay_ms, False)
+        self._set(delay_ms=delay_ms)
 
-    def fill(self) -> None:
+    def fill_disk(self) -> None:
         """No write to a file succeeds any more."""
-        self._set(0, True)
+        self._set(is_full=True)
+
+    def move_clock(self, off_s: int) -> None:
+        """The time of day is this much later, or earlier."""
+        self._set(off_s=off_s)
 
     def heal(self) -> None:
-        self._set(0, False)
+        self._set()
 
     def synced(self, path: Path) -> int:
         """How much of a file surely survives."""
         mark = self._folder / str(path.stat().st_ino)
         return struct.unpack("q", mark.read_bytes())[0] if mark.exists() else 0
 
-    def _set(self, delay_ms: int, is_full: bool) -> None:
+    def _set(self, *, delay_ms: int = 0, is_full: bool = False, off_s: int = 0) -> None:
         # In place: the processes have this very file mapped.
         path = self._folder / CONTROL
         with path.open("r+b" if path.exists() else "w+b") as file:
-            file.write(struct.pack("II", delay_ms, is_full))
+            file.write(struct.pack("IIi", delay_ms, is_full, off_s))
 
 
-async def cut_redis(store: Store, disk: Disk) -> int:
+async def cut_redis(store: Store, disk: Shim) -> int:
     """The power of this Redis goes and comes back; answers how many bytes went with it."""
     await store.down(signal.SIGKILL)
     lost = 0

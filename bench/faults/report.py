@@ -37,8 +37,8 @@ run's course, not its every step.
 *Power cut* means more than a kill: after the kill everything is taken away that no fsync had covered. A small C shim
 (`bench/faults/shim.c`, LD_PRELOAD) notes how much of each file an fsync has covered; Redis' append-only file is cut
 back to that. Postgres gets the data of a base copy from before its first start and its log up to the flush position,
-asked while all its processes stand still. *Disk full* and *fsync +200 ms* are done by the same shim, *clocks* by
-libfaketime, *partitions* by relays of ours between each process and each store, silent or resetting. *Failover*:
+asked while all its processes stand still. *Disk full*, *fsync +200 ms* and *clocks* are done by the same
+shim, *partitions* by relays of ours between each process and each store, silent or resetting. *Failover*:
 replication is silenced, 0–3 s later the primary is killed and the replica promoted behind the relay.
 """
 

@@ -10,14 +10,13 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from bench.crowd import Habits, Log, run_crowd
-from bench.faults import crowding, strikes, verdict
+from bench.faults import crowding, pooler, strikes, verdict
 from bench.faults.power import NoCompiler, shim
 from bench.faults.strikes import Strike, Trial, heal
-from bench.faults.world import FAKETIME, Parts, World, world
+from bench.faults.world import Parts, World, world
 from onsale.checkout.record.recorder import CRASH_POINTS
 
 # What an audit finds in the middle of a change is looked at again for this long.
@@ -59,13 +58,13 @@ class Row:
 
     def skipped(self) -> str | None:
         """Why this machine cannot try it."""
-        if self.parts.disks:
+        if self.parts.shims:
             try:
                 shim()
             except NoCompiler:
-                return "no C compiler here to build the shim between a store and its disk"
-        if self.parts.clocks and not Path(FAKETIME).exists():
-            return "libfaketime is not installed"
+                return "no C compiler here to build the shim between a program and its disk and clock"
+        if self.parts.pooler and pooler.program() is None:
+            return "pgbouncer is not installed"
         return None
 
 
@@ -199,7 +198,7 @@ CHAOS = Habits(
     payments=(("ok", 0.8), ("lost_reply", 0.06), ("slow_3000", 0.04), ("decline_funds", 0.05), ("timeout", 0.02),
               ("fail_other", 0.03)),
 )  # fmt: skip
-WITH_DISKS = Parts(disks=True)
+WITH_SHIMS = Parts(shims=True)
 MOVED = ("web.1", "admitter.1", "flusher.1", "worker.1")
 
 ROWS = {
@@ -213,12 +212,12 @@ ROWS = {
         Row("kill-postgres", "SIGKILL of every Postgres process at once, and of single backends",
             strikes.together(strikes.kill("postgres"), strikes.backends), rarer=3),
         Row("power-shop", "power cut: the shop's append-only file back to its last fsync", strikes.power("shop"),
-            WITH_DISKS, rarer=2),
+            WITH_SHIMS, rarer=2),
         Row("power-line", "power cut: the line's append-only file back to its last fsync", strikes.power("line"),
-            WITH_DISKS, rarer=6),
+            WITH_SHIMS, rarer=6),
         Row("power-postgres", "power cut: base copy, log up to its flush position", strikes.power("postgres"),
-            WITH_DISKS, rarer=3),
-        Row("power-machine", "power cut of everything at once", strikes.power("all"), WITH_DISKS, rarer=8),
+            WITH_SHIMS, rarer=3),
+        Row("power-machine", "power cut of everything at once", strikes.power("all"), WITH_SHIMS, rarer=8),
         Row("failover-shop", "replica stalled 0–3 s, primary killed, replica promoted", strikes.failover("shop"),
             Parts(links="store"), rarer=2, lasts_s=3.0),
         Row("failover-line", "replica stalled 0–3 s, primary killed, replica promoted", strikes.failover("line"),
@@ -228,18 +227,18 @@ ROWS = {
             strikes.older_file("shop", "line"), rarer=6),
         Row("postgres-away", "Postgres killed and kept away", strikes.away("postgres"), rarer=4, lasts_s=15.0),
         Row("partition-silent", "each process–store pair in turn: connected and silent",
-            strikes.partition(silent=True), Parts(links="pair")),
+            strikes.partition(silent=True), Parts(links="pair"), lasts_s=4.0),
         Row("partition-refused", "each process–store pair in turn: connections reset",
-            strikes.partition(silent=False), Parts(links="pair")),
+            strikes.partition(silent=False), Parts(links="pair"), lasts_s=4.0),
         Row("script-flush", "SCRIPT FLUSH ten times a second on both servers", strikes.script_flush),
         Row("memory-full", "maxmemory reached, on shop and line in turn", strikes.memory_full("shop", "line"), rarer=2),
         Row("disk-full", "ENOSPC on every write, on shop, line and Postgres in turn",
-            strikes.disk_full("shop", "line", "postgres"), WITH_DISKS, rarer=2, lasts_s=3.0),
-        Row("fsync-slow", "each fsync of every store 200 ms longer", strikes.slow_disks, WITH_DISKS),
+            strikes.disk_full("shop", "line", "postgres"), WITH_SHIMS, rarer=2, lasts_s=3.0),
+        Row("fsync-slow", "each fsync of every store 200 ms longer", strikes.slow_disks, WITH_SHIMS),
         Row("clock-processes", "clocks of web, admitter, flusher, worker jump by up to an hour, both ways",
-            strikes.clocks(MOVED, (-3600, -60, 60, 3600)), Parts(clocks=True)),
+            strikes.clocks(MOVED, (-3600, -60, 60, 3600)), WITH_SHIMS),
         Row("clock-stores", "clocks of both Redis and Postgres jump by up to ten minutes, both ways",
-            strikes.clocks(("line", "shop", "postgres"), (-600, -5, 5, 600)), Parts(clocks=True), must_sell=False),
+            strikes.clocks(("line", "shop", "postgres"), (-600, -5, 5, 600)), WITH_SHIMS, must_sell=False),
         Row("stop-processes", "SIGSTOP of web, admitter, flusher, worker in turn",
             strikes.stop("web", "admitter", "flusher", "worker")),
         Row("stop-stores", "SIGSTOP of shop, line and Postgres in turn", strikes.stop("shop", "line", "postgres")),
@@ -256,6 +255,9 @@ ROWS = {
             habits=Habits(arrive_s=0.5), scale={"units": 1, "rate": 5000.0, "buyers": 1000, "sales": 5}),
         Row("expiry-storm", "2,000 holds lapse in one instant while some of them are being paid",
             crowding.expiry_storm(2_000), has_an_end=True),
+        Row("pgbouncer", "everything behind PgBouncer in transaction mode; SIGKILL of processes and of Postgres",
+            strikes.together(strikes.kill("web", "admitter", "flusher", "worker"), strikes.kill("postgres")),
+            Parts(pooler=True), rarer=3),
         Row("poison", "entries nobody can read among the events", strikes.poison, rarer=0.2,
             judge_more=_poison_is_kept),
     )

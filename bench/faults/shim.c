@@ -1,9 +1,9 @@
-/* What a machine's disk does to a store, put between it and the kernel (LD_PRELOAD). For trials alone.
+/* What a machine's disk and clock do to a program, put between it and the kernel (LD_PRELOAD). For trials alone.
  *
- * FAULT_DISK names a folder. Its file `control` holds two 32-bit numbers: milliseconds that each fsync takes longer, and
- * whether the disk is full (1: writes to regular files fail with ENOSPC). After each fsync or fdatasync that succeeded,
- * the file named by the inode's number holds the size (64 bits) that the file had when it began: what is beyond may be
- * lost with the machine's power.
+ * FAULT_SHIM names a folder. Its file `control` holds three 32-bit numbers: milliseconds that each fsync takes longer;
+ * whether the disk is full (1: writes to regular files fail with ENOSPC); seconds by which the time of day is off, which
+ * may be negative (the monotonic clock never is). After each fsync or fdatasync that succeeded, the file named by the
+ * inode's number holds the size (64 bits) that the file had when it began: what is beyond may be lost with the power.
  *
  *     cc -shared -fPIC -O2 -o shim.so shim.c -ldl
  */
@@ -17,19 +17,21 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
 #include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
-struct control { uint32_t delay_ms; uint32_t is_full; };
+struct control { uint32_t delay_ms; uint32_t is_full; int32_t off_s; };
 static const char *folder;
-static volatile struct control *control;
 static struct control nothing;
+/* Never null: clocks are read before any constructor has run. */
+static volatile struct control *control = &nothing;
 
 __attribute__((constructor)) static void begin(void) {
   char path[512];
-  control = &nothing;
-  folder = getenv("FAULT_DISK");
+  folder = getenv("FAULT_SHIM");
   if (folder == NULL) return;
   /* A copy: Redis writes its title over the environment. */
   folder = strdup(folder);
@@ -98,3 +100,26 @@ ssize_t pwritev64(int fd, const struct iovec *parts, int count, off64_t at) {
 }
 
 ssize_t pwritev(int fd, const struct iovec *parts, int count, off_t at) { return pwritev64(fd, parts, count, at); }
+
+/* By system call: looking the real function up may itself ask for the time. */
+int clock_gettime(clockid_t clock, struct timespec *now) {
+  int result = (int)syscall(SYS_clock_gettime, clock, now);
+  if (result == 0 && (clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE)) now->tv_sec += control->off_s;
+  return result;
+}
+
+int gettimeofday(struct timeval *restrict now, void *restrict zone) {
+  struct timespec exact;
+  (void)zone;
+  if (clock_gettime(CLOCK_REALTIME, &exact) != 0) return -1;
+  now->tv_sec = exact.tv_sec;
+  now->tv_usec = exact.tv_nsec / 1000;
+  return 0;
+}
+
+time_t time(time_t *kept) {
+  struct timespec exact;
+  clock_gettime(CLOCK_REALTIME, &exact);
+  if (kept != NULL) *kept = exact.tv_sec;
+  return exact.tv_sec;
+}

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import asyncpg
 import redis.asyncio
 
 from bench.faults.failover import Standby
@@ -22,7 +23,7 @@ from bench.faults.kept import Kept
 from bench.faults.power import cut_redis
 from bench.faults.world import World
 
-PROCESSES = ("web", "admitter", "flusher", "worker")
+STUCK_S = 5.0
 
 
 @dataclass
@@ -60,12 +61,10 @@ async def heal(trial: Trial) -> None:
     world = trial.world
     for link in world.links.values():
         link.restore()
-    for disk in world.disks.values():
-        disk.heal()
+    for shim in world.shims.values():
+        shim.heal()
     for one in (*world.stores.values(), *world.processes.values()):
         one.signal(signal.SIGCONT)
-        if world.parts.clocks:
-            world.move_clock(one.name, 0)
         await one.up()
     await world.ready()
     for name in ("line", "shop"):
@@ -142,7 +141,7 @@ async def _cut(trial: Trial, name: str) -> None:
         assert world.postgres_power is not None
         lost = await world.postgres_power.cut()
     else:
-        lost = await cut_redis(world.stores[name], world.disks[name])
+        lost = await cut_redis(world.stores[name], world.shims[name])
     trial.counts[f"bytes lost {name}"] += lost
 
 
@@ -294,20 +293,38 @@ def disk_full(*stores: str) -> Strike:
     async def strike(trial: Trial, sale: str) -> None:
         for name in itertools.cycle(stores):
             await trial.pause()
-            trial.world.disks[name].fill()
+            trial.world.shims[name].fill_disk()
             trial.counts[f"disk full {name}"] += 1
             try:
                 await trial.last()
             finally:
-                trial.world.disks[name].heal()
+                trial.world.shims[name].heal()
+            if name == "postgres":
+                await _whole(_restart_if_stuck(trial))
 
     return strike
 
 
+async def _restart_if_stuck(trial: Trial) -> None:
+    """A Postgres whose recovery met the full disk (it could not write pg_control) stays in recovery mode when there is
+    room again: its operator starts it anew."""
+    store = trial.world.stores["postgres"]
+    deadline = asyncio.get_running_loop().time() + STUCK_S
+    while asyncio.get_running_loop().time() < deadline:
+        with contextlib.suppress(OSError, asyncpg.PostgresError, TimeoutError):
+            conn = await asyncpg.connect(store.url, timeout=1)
+            await conn.close()
+            return
+        await asyncio.sleep(0.2)
+    trial.counts["postgres started anew"] += 1
+    store.signal(signal.SIGKILL)
+    await store.ready()
+
+
 async def slow_disks(trial: Trial, sale: str) -> None:
     """Each fsync of every store takes 200 ms longer."""
-    for disk in trial.world.disks.values():
-        disk.slow(200)
+    for name in trial.world.stores:
+        trial.world.shims[name].slow_disk(200)
     trial.counts["slow disk"] += 1
     await asyncio.Event().wait()
 
@@ -318,12 +335,12 @@ def clocks(names: Sequence[str], jumps_s: Sequence[int]) -> Strike:
     async def strike(trial: Trial, sale: str) -> None:
         for name in itertools.cycle(names):
             await trial.pause()
-            trial.world.move_clock(name, trial.chance.choice(jumps_s))
+            trial.world.shims[name].move_clock(trial.chance.choice(jumps_s))
             trial.counts[f"clock {name}"] += 1
             try:
                 await trial.last()
             finally:
-                trial.world.move_clock(name, 0)
+                trial.world.shims[name].heal()
 
     return strike
 

@@ -117,13 +117,13 @@ async def _nobody_was_overtaken(conn: asyncpg.Connection, asked: Asked) -> list[
 
 async def _rate_was_kept(conn: asyncpg.Connection, asked: Asked) -> list[str]:
     """I6, over the whole sale, epochs and all: what was let in fits a bucket of that rate and burst, and the cap. Each
-    epoch may begin with a full bucket."""
+    epoch may begin with a full bucket, and so may a clock that was put back: the time between is not known."""
     level, last, epoch, wrong = 0.0, None, None, []
     for row in await _admissions(conn, asked):
-        if row["epoch"] != epoch:
+        if row["epoch"] != epoch or row["at"] < last:
             level, epoch = 0.0, row["epoch"]
-        elif last is not None:
-            level = max(0.0, level - max(0.0, (row["at"] - last).total_seconds()) * row["rate_milli"] / 1000)
+        else:
+            level = max(0.0, level - (row["at"] - last).total_seconds() * row["rate_milli"] / 1000)
         last, level = row["at"], level + len(row["places"])
         if level > row["burst"] + 1e-6 + row["rate_milli"] / 1_000_000:
             wrong.append(f"I6: {level:.2f} people in a bucket of {row['burst']} at {row['at']}")

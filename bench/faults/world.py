@@ -25,29 +25,29 @@ from urllib.parse import urlsplit
 
 from bench.faults.kept import Kept, Store
 from bench.faults.link import Link
-from bench.faults.power import POSTGRES_FLAGS, Disk, PostgresPower
+from bench.faults.pooler import Pooler
+from bench.faults.power import POSTGRES_FLAGS, PostgresPower, Shim
 from bench.scenarios import SALE
 from onsale.server import embedded
 
 PYTHON = (sys.executable, "-P", "-m", "onsale.server")
 STORES = ("line", "shop", "postgres")
 READY_WITHIN_S = 60.0
-FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
 
 
 @dataclass(frozen=True)
 class Parts:
     """What a world is made of. `links`: "none", "store" (one relay before each store) or "pair" (one between each
-    process and each store). `disks`: stores run through the shim. `clocks`: each process and store has a clock that can
-    be moved."""
+    process and each store). `shims`: stores and processes have disks and clocks that can be meddled with."""
 
     web: int = 2
     admitters: int = 1
     flushers: int = 1
     workers: int = 1
     links: str = "none"
-    disks: bool = False
-    clocks: bool = False
+    shims: bool = False
+    # Whether the processes reach Postgres through PgBouncer in transaction mode.
+    pooler: bool = False
     dying_flusher: tuple[str, ...] = ()
 
 
@@ -61,9 +61,10 @@ class World:
     stores: dict[str, Store] = field(default_factory=dict)
     processes: dict[str, Kept] = field(default_factory=dict)
     links: dict[tuple[str, str], Link] = field(default_factory=dict)
-    disks: dict[str, Disk] = field(default_factory=dict)
+    shims: dict[str, Shim] = field(default_factory=dict)
     base_environ: dict[str, str] = field(default_factory=dict)
     postgres_power: PostgresPower | None = None
+    pooler: Pooler | None = None
 
     @property
     def base(self) -> str:
@@ -124,35 +125,24 @@ class World:
     def environ_of(self, process: str) -> dict[str, str]:
         """A process's environment: its own lines to the stores, its own clock."""
         chosen = self._direct()
+        if self.pooler is not None:
+            chosen |= {"DATABASE_URL": _at_port(chosen["DATABASE_URL"], self.pooler.port), "ONSALE_PGBOUNCER": "1"}
         for store, variable in (("line", "LINE_REDIS_URL"), ("shop", "SHOP_REDIS_URL"), ("postgres", "DATABASE_URL")):
             if link := self._link(process, store):
                 chosen[variable] = _at_port(chosen[variable], link.port)
         if process != "sandbox" and (link := self._link(process, "sandbox")):
             chosen["ONSALE_SANDBOX_URL"] = f"http://127.0.0.1:{link.port}"
-        return chosen | self.clock_environ(process)
+        return chosen | self.shim_environ(process)
 
     def _link(self, process: str, store: str) -> Link | None:
         return self.links.get((process.partition(".")[0], store)) or self.links.get(("all", store))
 
-    def clock_environ(self, name: str) -> dict[str, str]:
-        if not self.parts.clocks:
+    def shim_environ(self, name: str) -> dict[str, str]:
+        """What puts a store or process on a disk and a clock of its own."""
+        if not self.parts.shims:
             return {}
-        return {
-            "LD_PRELOAD": FAKETIME, "FAKETIME_TIMESTAMP_FILE": str(self._clock(name)), "FAKETIME_NO_CACHE": "1",
-            "DONT_FAKE_MONOTONIC": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        }  # fmt: skip
-
-    def move_clock(self, name: str, seconds: int) -> None:
-        """From now on this process or store sees the time so much later (or earlier)."""
-        beside = self._clock(name).with_suffix(".new")
-        beside.write_text(f"{seconds:+d}s\n")
-        beside.replace(self._clock(name))
-
-    def _clock(self, name: str) -> Path:
-        path = self.folder / f"clock-{name}"
-        if not path.exists():
-            path.write_text("+0s\n")
-        return path
+        self.shims[name] = Shim(self.folder / f"shim-{name}")
+        return self.shims[name].environ
 
     async def ready(self, within_s: float = READY_WITHIN_S) -> None:
         """Until the stores answer and `/readyz` says yes."""
@@ -206,6 +196,9 @@ async def _start(one: World) -> None:
     await _start_stores(one)
     await _open_links(one)
     await one.command("migrate")
+    if one.parts.pooler:
+        one.pooler = Pooler(one.folder, one.stores["postgres"].launch.port)
+        await one.pooler.up()
     for name in _names(one.parts):
         one.processes[name] = _process(one, name)
     await asyncio.gather(*(process.up() for process in one.processes.values()))
@@ -214,15 +207,10 @@ async def _start(one: World) -> None:
 
 async def _start_stores(one: World) -> None:
     for store in STORES:
-        environ = one.clock_environ(store)
-        if one.parts.disks:
-            one.disks[store] = Disk(one.folder / f"disk-{store}")
-            environ = one.disks[store].environ
-        one.stores[store] = Store(
-            launch_of(store, one.folder / store), one.folder / f"{store}.log", environ,
-            *(POSTGRES_FLAGS if store == "postgres" and one.parts.disks else ()),
-        )  # fmt: skip
-    if one.parts.disks:
+        flags = POSTGRES_FLAGS if store == "postgres" and one.parts.shims else ()
+        launch, log = launch_of(store, one.folder / store), one.folder / f"{store}.log"
+        one.stores[store] = Store(launch, log, one.shim_environ(store), *flags)
+    if one.parts.shims:
         one.postgres_power = PostgresPower(one.stores["postgres"], one.folder / "postgres-base")
     await asyncio.gather(*(store.up() for store in one.stores.values()))
     await asyncio.gather(*(store.ready() for store in one.stores.values()))
@@ -276,5 +264,7 @@ async def _stop(one: World) -> None:
         link.restore()
     await asyncio.gather(*(process.stop() for process in one.processes.values()))
     await asyncio.gather(*(store.stop() for store in one.stores.values()))
+    if one.pooler is not None:
+        await one.pooler.stop()
     for link in one.links.values():
         await link.close()

@@ -304,6 +304,9 @@ class Bucket:
     def take(self, row: Mapping[str, Any]) -> float:
         """How many people too many this admission is; 0 = none."""
         last, self._last = self._last, row
+        if row["at_ms"] < last["at_ms"]:
+            # Redis' clock went back (its event ids never do): how long it really was nobody knows.
+            self._level = float(row["burst"])
         # A change between two admissions is seen at the second: the higher of the two is what may have been in force.
         rate_milli = max(last["rate_milli"], row["rate_milli"])
         gained = max(0, row["at_ms"] - last["at_ms"]) * rate_milli / 1_000_000

@@ -9,22 +9,35 @@ import asyncpg
 import pytest
 from aiohttp import DummyCookieJar, web
 from aiohttp.test_utils import TestClient
+from mail_kit import MailServer, mail_server
 from redis.asyncio import Redis
 
-from onsale.auth import handlers
+from onsale.auth import account_handlers, handlers
 from onsale.auth.access import AccessTokens
 from onsale.auth.accounts import Account, Accounts, normal_email
+from onsale.auth.addressbook import AddressBook
+from onsale.auth.credentials import Credentials
+from onsale.auth.deletion import Deletion
 from onsale.auth.identifiers import new_id
 from onsale.auth.keys import Keyring
+from onsale.auth.letters import Letters
+from onsale.auth.mailer import Mailer, MailTick
 from onsale.auth.middleware import (
     ACCESS,
     ACCOUNTS,
+    ADDRESS_BOOK,
+    CODE_TRIES,
     COOKIES,
+    CREDENTIALS,
+    DELETION,
+    LETTER_ASKS,
     PASSES,
     SESSIONS,
     SIGN_INS,
+    SIGN_UPS,
     STREAM_KEYS,
     TICKETS,
+    VERIFICATIONS,
     Cookies,
     holder,
     identity,
@@ -32,16 +45,22 @@ from onsale.auth.middleware import (
     identity_renewed,
     require,
 )
+from onsale.auth.outbox import Outbox
 from onsale.auth.passes import Passes
 from onsale.auth.passwords import PasswordHasher
+from onsale.auth.post import Post
+from onsale.auth.recipients import Recipients
+from onsale.auth.registrar import Registrar, RegistrarTick
 from onsale.auth.requests import reply
 from onsale.auth.revocations import Revocations
 from onsale.auth.roles import Role
 from onsale.auth.sealing import BlindIndex, Sealer
 from onsale.auth.sessions import Sessions
+from onsale.auth.signups import SignUps
 from onsale.auth.streamkeys import StreamEnded, StreamKeys
-from onsale.auth.throttle import SignInThrottle
+from onsale.auth.throttle import LETTER_ACCOUNT_BUDGET, LETTER_ADDRESS_BUDGET, TryThrottle
 from onsale.auth.tickets import Tickets
+from onsale.auth.verifications import Verifications
 from onsale.lua import Script
 from onsale.server.problems import problem_response
 
@@ -52,6 +71,7 @@ PASSWORD = "버터 쿠키 seven boats"
 PASSWORD_HASH = argon2.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash(PASSWORD)
 
 MakeAccount = Callable[..., Awaitable[Account]]
+Deliver = Callable[[], Awaitable[tuple[RegistrarTick, MailTick]]]
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -144,6 +164,9 @@ def cookies() -> Cookies:
 
 @pytest.fixture
 def app(
+    database: asyncpg.Pool,
+    passwords: PasswordHasher,
+    revocations: Revocations,
     keyring: Keyring,
     access: AccessTokens,
     accounts: Accounts,
@@ -153,12 +176,20 @@ def app(
 ) -> web.Application:
     """The room's routes, four doors that ask who is there, and problem details; budgets are those of strangers."""
     made = web.Application(middlewares=[_problems])
+    outbox = Outbox(Sealer(keyring))
     made[ACCESS] = access
+    made[ADDRESS_BOOK] = AddressBook(database, keyring)
+    made[CODE_TRIES] = TryThrottle(())
+    made[CREDENTIALS] = Credentials(database, keyring, passwords, revocations, outbox)
+    made[DELETION] = Deletion(database, revocations, [])
+    made[LETTER_ASKS] = TryThrottle((), LETTER_ACCOUNT_BUDGET, LETTER_ADDRESS_BUDGET)
+    made[SIGN_UPS] = SignUps(database, keyring, passwords)
+    made[VERIFICATIONS] = Verifications(database, keyring)
     made[ACCOUNTS] = accounts
     made[COOKIES] = cookies
     made[PASSES] = Passes(keyring, ISSUER)
     made[SESSIONS] = sessions
-    made[SIGN_INS] = SignInThrottle(())
+    made[SIGN_INS] = TryThrottle(())
     made[STREAM_KEYS] = stream_keys
     made[TICKETS] = Tickets(keyring)
     made.add_routes(
@@ -172,6 +203,19 @@ def app(
             web.post("/v1/stream-keys", handlers.create_stream_key),
             web.get("/v1/me", handlers.show_me),
             web.get("/.well-known/jwks.json", handlers.show_keys),
+            web.post("/v1/accounts", account_handlers.sign_up),
+            web.post("/v1/accounts/verification-codes", account_handlers.send_code),
+            web.post("/v1/accounts/verification", account_handlers.verify),
+            web.get("/v1/accounts", account_handlers.list_accounts),
+            web.post("/v1/password-resets", account_handlers.send_reset),
+            web.post("/v1/password-resets/confirmation", account_handlers.reset_password),
+            web.put("/v1/me/password", account_handlers.change_password),
+            web.patch("/v1/me", account_handlers.change_me),
+            web.delete("/v1/me", account_handlers.delete_me),
+            web.get("/v1/me/addresses", account_handlers.list_addresses),
+            web.post("/v1/me/addresses", account_handlers.add_address),
+            web.patch("/v1/me/addresses/{address}", account_handlers.change_address),
+            web.delete("/v1/me/addresses/{address}", account_handlers.remove_address),
             web.route("*", "/door", _door),
             web.get("/open-door", _open_door),
             web.get("/page", _page_door),
@@ -231,3 +275,24 @@ async def _ticket_door(request: web.Request) -> web.Response:
 async def _stream_door(request: web.Request) -> web.Response:
     found = await holder(request, request.match_info["ticket"], is_stream=True)
     return reply(200, {"account": found.account, "via": found.via})
+
+
+@pytest.fixture
+async def mail() -> AsyncIterator[MailServer]:
+    """A mail server."""
+    async with mail_server() as server:
+        yield server
+
+
+@pytest.fixture
+def deliver(database: asyncpg.Pool, keyring: Keyring, mail: MailServer) -> Deliver:
+    """The worker's part: answer requests, send what is in the outbox."""
+    sealer = Sealer(keyring)
+    registrar = Registrar(database, keyring, Outbox(sealer))
+    letters = Letters("no-reply@shop.example", ISSUER)
+    mailer = Mailer(database, sealer, Post(mail.url), letters, Recipients(database, keyring).of)
+
+    async def worker() -> tuple[RegistrarTick, MailTick]:
+        return await registrar.tick(), await mailer.tick()
+
+    return worker

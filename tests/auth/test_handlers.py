@@ -71,6 +71,7 @@ async def test_an_access_token_tells_who_asks(client: TestClient, mina: Account)
         "email": EMAIL.lower(),
         "name": "",
         "phone": "",
+        "language": "en",
     } == body
     assert at.endswith("Z") and len("2026-11-20T11:13:00.000Z") == len(at)
 
@@ -240,7 +241,7 @@ async def test_guessing_ends_soon(client: TestClient, mina: Account) -> None:
 
 async def test_spraying_ends_soon(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """One password on many accounts from one address, all in one instant: a slow machine refills no budget."""
-    monkeypatch.setattr("onsale.auth.handlers._now_ms", lambda: 1_700_000_000_000)
+    monkeypatch.setattr("onsale.auth.handlers.now_ms", lambda: 1_700_000_000_000)
     statuses = [
         (await client.post("/v1/sessions", json={"email": f"a{number}@example.com", "password": "x"})).status
         for number in range(ADDRESS_BUDGET.tries + 2)

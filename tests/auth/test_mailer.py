@@ -48,7 +48,7 @@ def make_mailer(database: asyncpg.Pool, keyring: Keyring, post_office: MailServe
     def make(url: str = "", **policy: Any) -> Mailer:
         sealer = Sealer(keyring)
         letters = Letters("Shop <no-reply@shop.example>", "https://shop.example")
-        recipients = Recipients(database, sealer)
+        recipients = Recipients(database, keyring)
         return Mailer(database, sealer, Post(url or post_office.url), letters, recipients.of, MailerPolicy(**policy))
 
     return make

@@ -7,13 +7,13 @@ import ipaddress
 import pytest
 
 from onsale.auth.errors import TooManyRequests
-from onsale.auth.throttle import ACCOUNT_BUDGET, ADDRESS_BUDGET, Budget, SignInThrottle, Throttle
+from onsale.auth.throttle import ACCOUNT_BUDGET, ADDRESS_BUDGET, Budget, Throttle, TryThrottle
 
 NOW_MS = 1_790_000_000_000
 LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1/128"))
 
 
-def tries(throttle: SignInThrottle, count: int, account: bytes | None = None, address: str = "203.0.113.9") -> int:
+def tries(throttle: TryThrottle, count: int, account: bytes | None = None, address: str = "203.0.113.9") -> int:
     """How many of `count` tries are let through; each on an account of its own unless one is named."""
     through = 0
     for number in range(count):
@@ -50,7 +50,7 @@ def test_memory_is_bounded() -> None:
 
 def test_an_account_has_a_budget_wherever_the_tries_come_from() -> None:
     """Even from addresses that are spared."""
-    throttle = SignInThrottle(LOOPBACK)
+    throttle = TryThrottle(LOOPBACK)
     through = sum(
         tries(throttle, 5, b"mina", address) for address in ("127.0.0.1", "::1", "203.0.113.9", "198.51.100.1")
     )
@@ -60,14 +60,14 @@ def test_an_account_has_a_budget_wherever_the_tries_come_from() -> None:
 
 def test_an_address_has_a_budget_whatever_the_account() -> None:
     """Spraying many accounts with one password from one place."""
-    assert ADDRESS_BUDGET.tries == tries(SignInThrottle(LOOPBACK), 100)
-    assert 100 == tries(SignInThrottle(LOOPBACK), 100, address="127.0.0.1")
-    assert 100 == tries(SignInThrottle(LOOPBACK), 100, address="::1")
+    assert ADDRESS_BUDGET.tries == tries(TryThrottle(LOOPBACK), 100)
+    assert 100 == tries(TryThrottle(LOOPBACK), 100, address="127.0.0.1")
+    assert 100 == tries(TryThrottle(LOOPBACK), 100, address="::1")
 
 
 def test_a_customers_ipv6_network_is_one_address() -> None:
     """2^64 addresses are no budgets."""
-    throttle = SignInThrottle(LOOPBACK)
+    throttle = TryThrottle(LOOPBACK)
     through = sum(tries(throttle, 1, b"%d" % number, f"2001:db8::{number:x}") for number in range(100))
 
     assert ADDRESS_BUDGET.tries == through
@@ -76,7 +76,7 @@ def test_a_customers_ipv6_network_is_one_address() -> None:
 
 def test_a_refusal_says_when_to_come_back_and_costs_nothing() -> None:
     """Asking while refused does not push the end away."""
-    throttle = SignInThrottle(LOOPBACK)
+    throttle = TryThrottle(LOOPBACK)
     tries(throttle, 100, b"mina")
     with pytest.raises(TooManyRequests) as refused:
         throttle.take(b"mina", "203.0.113.9", NOW_MS)
@@ -87,7 +87,7 @@ def test_a_refusal_says_when_to_come_back_and_costs_nothing() -> None:
 
 def test_a_good_sign_in_is_given_back() -> None:
     """Nobody is locked out by signing in often."""
-    throttle = SignInThrottle(())
+    throttle = TryThrottle(())
     for _ in range(100):
         throttle.take(b"mina", "203.0.113.9", NOW_MS)
         throttle.give_back(b"mina", "203.0.113.9")

@@ -10,23 +10,23 @@ import pytest
 import redis.asyncio
 
 from bench.faults.kept import Store
-from bench.faults.power import POSTGRES_FLAGS, Disk, NoCompiler, PostgresPower, cut_redis, shim
+from bench.faults.power import POSTGRES_FLAGS, NoCompiler, PostgresPower, Shim, cut_redis, shim
 from onsale.server import embedded
 
 pytestmark = pytest.mark.processes
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Disk:
+def disk(tmp_path: Path) -> Shim:
     try:
         shim()
     except NoCompiler:
         pytest.skip("no C compiler to build the shim between a store and its disk")
-    return Disk(tmp_path / "disk")
+    return Shim(tmp_path / "shim")
 
 
 @pytest.fixture
-async def line(tmp_path: Path, disk: Disk) -> AsyncIterator[Store]:
+async def line(tmp_path: Path, disk: Shim) -> AsyncIterator[Store]:
     launch = embedded.redis_launch("line", tmp_path / "line", fsync="no", port=embedded.free_port())
     store = Store(launch, tmp_path / "log", disk.environ)
     await store.up()
@@ -40,7 +40,7 @@ async def written(store: Store) -> list[str]:
         return sorted(name.decode() for name in await client.keys())
 
 
-async def test_redis_keeps_what_was_synced(line: Store, disk: Disk) -> None:
+async def test_redis_keeps_what_was_synced(line: Store, disk: Shim) -> None:
     """Synced, then not synced any more: the first survives the cut, the second only a kill."""
     async with redis.asyncio.Redis.from_url(line.url) as client:
         await client.config_set("appendfsync", "always")
@@ -59,15 +59,24 @@ async def test_redis_keeps_what_was_synced(line: Store, disk: Disk) -> None:
     assert ["synced"] == await written(line)
 
 
-async def test_a_full_disk_refuses(line: Store, disk: Disk) -> None:
+async def test_a_full_disk_refuses(line: Store, disk: Shim) -> None:
     """A Redis that cannot write says so; afterwards it goes on."""
     async with redis.asyncio.Redis.from_url(line.url) as client:
-        disk.fill()
+        disk.fill_disk()
         await client.set("perhaps", 1)
         with pytest.raises(redis.exceptions.ResponseError, match="MISCONF"):
             for n in range(100):
                 await client.set(f"refused {n}", 1)
         disk.heal()
+
+
+async def test_a_clock_jumps(line: Store, disk: Shim) -> None:
+    """A Redis under the shim has the time of day that it is given, at once and while it runs."""
+    async with redis.asyncio.Redis.from_url(line.url) as client:
+        before, _ = await client.time()
+        disk.move_clock(-3600)
+        jumped, _ = await client.time()
+        assert -3600 <= jumped - before < -3590
 
 
 async def test_postgres_keeps_what_was_committed(tmp_path: Path) -> None:

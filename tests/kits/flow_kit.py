@@ -22,6 +22,7 @@ from onsale.auth.identifiers import new_id
 from onsale.auth.keys import Keyring
 from onsale.auth.passes import Passes
 from onsale.auth.sealing import Sealer
+from onsale.catalog.offers import Offers
 from onsale.catalog.sales import NewItem, NewSale, Policy, Sale, SaleBook, create_sale
 from onsale.checkout.backlog import Backlog
 from onsale.checkout.completer import Completer, CompleterPolicy
@@ -134,6 +135,7 @@ class Checkout:
             providers=providers,
             sealer=self.sealer,
             passes=self.passes,
+            offers=Offers(self.pool),
             driver=f"web-{next(numbers)}",
             policy=self.policy,
         )

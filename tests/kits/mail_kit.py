@@ -69,7 +69,7 @@ def text_of(letter: EmailMessage) -> str:
     """What it says below its head."""
     body = letter.get_body(("plain",))
     assert body is not None
-    return str(body.get_content())
+    return str(body.get_content()).replace("\r\n", "\n")
 
 
 def _found(pattern: re.Pattern[str], letter: EmailMessage) -> str:

@@ -261,6 +261,23 @@ async def test_whoever_was_let_in_does_not_come_back(stand: Stand) -> None:
     assert await stand.meta("serving") == 3
 
 
+async def test_the_newest_turn_counts_whatever_the_clock_said(stand: Stand) -> None:
+    """A place had a turn in two epochs, the later one by a clock that was behind: its seat is of the later turn."""
+    await stand.make()
+    await stand.crowd(1)
+    await stand.admit()
+    await record_admissions(stand)
+    await stand.pool.execute(
+        "INSERT INTO admissions SELECT sale, 2, '1-0', lane, at - interval '10 s', places, returners, rate_milli,"
+        " burst, active, active_max FROM admissions"
+    )
+    await stand.pool.execute("UPDATE sales SET line_epoch = 2")
+    await lose(stand)
+    await stand.keeper.tick()
+
+    assert await stand.redis.zrange(stand.keys.leases, 0, -1) == [b"2-1-1"]
+
+
 async def test_seats_whose_time_is_over_are_not_taken_up_again(stand: Stand) -> None:
     """An hour after the admission the place is gone and the seat is free."""
     await stand.make(closes_at_ms=(a_sale().closes_at_ms or 0) + 36_000_000)

@@ -3,45 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from contract_kit import new_key, numbers, tokens
-
-from onsale.auth.roles import Role
+from catalogue_kit import WON, account, change, product, vendor
+from contract_kit import new_key
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-WON = {"amount": 12_000, "currency": "KRW"}
-
-
-async def account(system, role=Role.VENDOR):
-    """An account of this role that nobody has used yet."""
-    return (await tokens(system.app, role, 1, first=20_000 + next(numbers)))[0]
-
-
-async def vendor(system):
-    """Somebody with a vendor: token and vendor."""
-    token = await account(system)
-    made = await system.call("POST", "/v1/vendors", {"name": "Hats & sons"}, token)
-    assert 201 == made.status, made.body
-    return token, made.json["vendor"]
-
-
-async def product(system, token, **fields):
-    """A new product; its reply."""
-    body = {"title": f"Hat {next(numbers)}", "price": WON, "stock": 5, **fields}
-    made = await system.call("POST", "/v1/products", body, token)
-    assert 201 == made.status, made.body
-    return made.json
-
 
 async def free(system, product):
     """Units free."""
     return (await system.call("GET", f"/v1/products/{product}/stock")).json["free"]
-
-
-async def change(system, token, product, quantity, key=""):
-    """Move units in or out."""
-    path = f"/v1/products/{product}/stock"
-    return await system.call("POST", path, {"quantity": quantity}, token, Idempotency_Key=key or new_key())
 
 
 # vendors

@@ -74,3 +74,17 @@ def test_older_secret_keys_follow_the_current_one():
     assert (b"a" * 32, b"b" * 32) == load_settings(
         GOOD | {"ONSALE_SECRET_KEYS": f" {'a' * 32} , {'b' * 32} "}
     ).secret_keys
+
+
+def test_hours_of_sales_know_their_distance_from_utc():
+    """Nine to ten in the evening in Seoul is midnight to one in the afternoon in UTC."""
+    hours = load_settings(GOOD | {"ONSALE_SALE_HOURS": "09:00-22:00+09:00"}).sale_hours
+
+    assert [False, True, True, False] == [hours.allow(hour * 3_600_000) for hour in (-1, 0, 12, 13)]
+
+
+@pytest.mark.parametrize("hours", ["9-22", "22:00-09:00+00:00", "09:00-25:00+00:00", "09:00-22:00"])
+def test_hours_that_are_none_are_refused(hours):
+    """Like every other bad value."""
+    with pytest.raises(SettingsInvalid, match="ONSALE_SALE_HOURS"):
+        load_settings(GOOD | {"ONSALE_SALE_HOURS": hours})

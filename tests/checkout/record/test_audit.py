@@ -208,11 +208,15 @@ async def admit(shop: Any, *admissions: dict[str, Any]) -> None:
     """Admissions as the line's script writes them, recorded."""
     shop.hand.epoch = 1
     await shop.pool.execute("UPDATE sales SET line_epoch = 1")
+    await admit_more(shop, *admissions)
+    assert len(admissions) == await shop.pool.fetchval("SELECT count(*) FROM admissions")
+
+
+async def admit_more(shop: Any, *admissions: dict[str, Any]) -> None:
     for admission in admissions:
         more = dict(admission)
         await shop.hand.admitted(*more.pop("places"), **more)
     await shop.record()
-    assert len(admissions) == await shop.pool.fetchval("SELECT count(*) FROM admissions")
 
 
 async def test_fair_and_paced_line(make_shop: Any, look: Look, database: asyncpg.Pool) -> None:
@@ -254,6 +258,18 @@ async def test_unfair_line(invariant: str, admissions: list[dict[str, Any]], mak
     await admit(shop, *admissions)
 
     assert {invariant} == set(await look(shop))
+
+
+async def test_a_clock_that_went_back(make_shop: Any, look: Look) -> None:
+    """I6: how long it was between the two admissions nobody knows, so the bucket may be full, and fuller it is not."""
+    shop = await make_shop()
+    await admit(shop, {"places": [1, 2], "at": 9_000})
+    await shop.pool.execute("UPDATE admissions SET at = to_timestamp(90)")
+    await admit_more(shop, {"places": [3, 4], "at": 10_000})
+    assert {} == await look(shop)
+
+    await admit_more(shop, {"places": [5], "at": 10_001})
+    assert {"I6"} == set(await look(shop))
 
 
 async def test_two_living_tickets(make_shop: Any, look: Look, line_redis: Redis, database: asyncpg.Pool) -> None:

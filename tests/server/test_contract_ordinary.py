@@ -1,0 +1,124 @@
+"""Ordinary orders, as the contract has them: no line, no pass, the price of the moment; paid, changed, given back."""
+
+import asyncio
+
+import pytest
+import pytest_asyncio
+from contract_kit import new_key, numbers, tokens
+
+from onsale.auth.roles import Role
+from onsale.checkout.record.audit import audit
+from onsale.server.app import ROOMS
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def vendor(system):
+    """Somebody who sells ordinary products."""
+    [token] = await tokens(system.app, Role.VENDOR, 1, first=30_000)
+    assert 201 == (await system.call("POST", "/v1/vendors", {"name": "Hats"}, token)).status
+    return token
+
+
+async def product(system, vendor, stock=5, amount=1_000):
+    """A new ordinary product that can be bought."""
+    body = {"title": f"Hat {next(numbers)}", "price": {"amount": amount, "currency": "KRW"}, "stock": stock}
+    made = await system.call("POST", "/v1/products", body, vendor)
+    assert 201 == made.status, made.body
+    await system.until(f"/v1/products/{made.json['product']}/stock", None, lambda told: told["free"] == stock)
+    return made.json["product"]
+
+
+async def order(system, buyer, *products, key="", **more):
+    items = [{"product": one, "quantity": quantity} for one, quantity in products]
+    return await system.call("POST", "/v1/orders", {"items": items, **more}, buyer, Idempotency_Key=key or new_key())
+
+
+async def free(system, product, units):
+    await system.until(f"/v1/products/{product}/stock", None, lambda told: told["free"] == units)
+
+
+async def test_ordered_paid_and_given_back(system, vendor):
+    """Several products in one order, no sale; paid once; cancelled, the units are free again."""
+    buyer = await system.buyer()
+    hat, cap = await product(system, vendor), await product(system, vendor, amount=500)
+    held = await order(system, buyer, (hat, 2), (cap, 1), key="k-1")
+    again = await order(system, buyer, (cap, 1), (hat, 2), key="k-1")
+    path = held.headers["Location"]
+    paid = await system.pay(held.json["order"], buyer)
+    await free(system, hat, 3)
+
+    assert (201, None, "reserved", 2_500) == (
+        held.status, held.json["sale"], held.json["state"], held.json["total"]["amount"],
+    )  # fmt: skip
+    assert (422, "idempotency_key_reused") == again.problem()
+    assert (200, "confirmed", True) == (paid.status, paid.json["state"], paid.json["recorded"])
+    assert path in [
+        f"/v1/orders/{one['order']}" for one in (await system.call("GET", "/v1/orders", token=buyer)).json["items"]
+    ]
+    cancelled = await system.call("POST", f"{path}/cancellation", token=buyer, Idempotency_Key="c-1")
+    assert (200, "cancelled") == (cancelled.status, cancelled.json["state"])
+    await free(system, hat, 5)
+    await free(system, cap, 5)
+
+
+async def test_what_is_refused_and_kept(system, vendor):
+    """Unknown, discontinued, too many, another total: nothing is held, and the same key says the same."""
+    buyer = await system.buyer()
+    hat, gone = await product(system, vendor), await product(system, vendor)
+    assert 200 == (await system.call("PATCH", f"/v1/products/{gone}", {"discontinued": True}, vendor)).status
+    dear = {"expected_total": {"amount": 1, "currency": "KRW"}}
+    for products, more, problem in (
+        ([("nothing", 1)], {}, (404, "product_unknown")),
+        ([(gone, 1)], {}, (409, "product_unavailable")),
+        ([(hat, 6)], {}, (409, "sold_out")),
+        ([(hat, 1)], dear, (409, "price_changed")),
+    ):
+        for replayed in (None, "true"):
+            answer = await order(system, buyer, *products, key=f"k-{problem[1]}", **more)
+            assert (*problem, replayed) == (*answer.problem(), answer.headers.get("Idempotency-Replayed"))
+    assert (422, "invalid_request") == (await order(system, buyer, (hat, 1), (hat, 1))).problem()
+    assert (422, "invalid_request") == (await order(system, buyer)).problem()
+    assert (401, "unauthenticated") == (await order(system, None, (hat, 1))).problem()
+    await free(system, hat, 5)
+
+
+async def test_the_last_unit_goes_to_one(system, vendor):
+    """Ten buyers, three units: three orders."""
+    hat = await product(system, vendor, stock=3)
+    answers = await asyncio.gather(*(order(system, buyer, (hat, 1)) for buyer in await system.buyers(10)))
+
+    assert [201] * 3 + [409] * 7 == sorted(answer.status for answer in answers)
+    assert {"sold_out"} == {answer.code for answer in answers if answer.status == 409}
+
+
+async def test_changed_before_it_is_paid(system, vendor):
+    """No pass is asked for; the price is the one of the moment; given up, all is free."""
+    buyer = await system.buyer()
+    hat, cap = await product(system, vendor), await product(system, vendor)
+    held = await order(system, buyer, (hat, 1))
+    path = held.headers["Location"]
+    price = {"price": {"amount": 1_500, "currency": "KRW"}}
+    assert 200 == (await system.call("PATCH", f"/v1/products/{hat}", price, vendor)).status
+    body = {"items": [{"product": hat, "quantity": 2}, {"product": cap, "quantity": 1}]}
+    changed = await system.call("PATCH", path, body, buyer)
+
+    assert (200, 4_000) == (changed.status, changed.json["total"]["amount"])
+    await free(system, hat, 3)
+    assert 204 == (await system.call("DELETE", path, token=buyer)).status
+    await free(system, hat, 5)
+    await free(system, cap, 5)
+
+
+async def test_the_shop_is_audited(system, vendor):
+    """The books of the shop agree like those of any sale."""
+    buyer, hat = await system.buyer(), await product(system, vendor)
+    held = await order(system, buyer, (hat, 1))
+    await system.pay(held.json["order"], buyer)
+    rooms = system.app[ROOMS]
+    shop = rooms.book.shop().id
+    findings = await audit(rooms.stores.pool, rooms.stores.line, rooms.stores.shop, rooms.book, shop)
+
+    assert findings
+    assert [] == [(one.invariant, one.detail) for one in findings if not one.ok]
