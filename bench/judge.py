@@ -56,6 +56,49 @@ async def judge(database_url: str, sandbox_url: str, sale: str, stock: int, ackn
     )
 
 
+async def payments_made(database_url: str) -> int:
+    """How many tries to pay the record has."""
+    conn = await asyncpg.connect(database_url)
+    try:
+        made: int = await conn.fetchval("SELECT count(*) FROM payments")
+    finally:
+        await conn.close()
+    return made
+
+
+async def payment_figures(database_url: str) -> dict[str, Any]:
+    """Tries to pay by how they ended, and how long the slowest took."""
+    conn = await asyncpg.connect(database_url)
+    try:
+        rows = await conn.fetch(
+            "SELECT state || coalesce(' ' || reason, '') AS ended, count(*) AS n FROM payments GROUP BY 1 ORDER BY 1"
+        )
+        took = await conn.fetchrow(
+            "SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY s) AS p50, max(s) AS longest,"
+            " percentile_cont(0.95) WITHIN GROUP (ORDER BY s) AS p95 FROM (SELECT extract(epoch FROM ended_at -"
+            " created_at)::float8 AS s FROM payments WHERE ended_at IS NOT NULL) AS took"
+        )
+    finally:
+        await conn.close()
+    figures = {name: round(seconds or 0.0, 2) for name, seconds in took.items()}
+    return {"payments": sum(row["n"] for row in rows), "ended": dict(map(tuple, rows)), "payment_s": figures}
+
+
+async def until_none_confirming(database_url: str, within_s: float) -> list[str]:
+    """Orders that are still being paid when the time is over."""
+    conn = await asyncpg.connect(database_url)
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + within_s
+    try:
+        while True:
+            left = [row["id"] for row in await conn.fetch("SELECT id FROM orders WHERE state = 'confirming'")]
+            if not left or loop.time() > deadline:
+                return left
+            await asyncio.sleep(1)
+    finally:
+        await conn.close()
+
+
 def _money_faults(states: dict[str, str], charges: list[dict[str, Any]]) -> Iterable[str]:
     kept = Counter(c["order"] for c in charges if c.get("charged_at") and not c.get("refunded_at"))
     yield from (f"charged {n} times: {order}" for order, n in kept.items() if n > 1)

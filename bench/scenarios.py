@@ -6,6 +6,7 @@
     python -m bench.scenarios last-unit       1 unit, 2,000 buyers, 20 rounds
     python -m bench.scenarios redis-kill      both Redis servers SIGKILLed in mid-sale
     python -m bench.scenarios flush-shop      FLUSHALL of the shop's Redis in mid-sale
+    python -m bench.scenarios chaos           20,000 payments of several units at a provider on a bad day (by --seed)
 
 Prints one JSON object; exit 1 when a promise was broken. Everything runs on loopback, bounded in number and time.
 """
@@ -24,7 +25,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,14 @@ from typing import Any
 import redis
 
 from bench.crowd import Habits, Log, run_crowd
-from bench.judge import judge, rate_faults
+from bench.judge import judge, payment_figures, payments_made, rate_faults, until_none_confirming
 from onsale.server import embedded
 
 ONSALE = str(Path(sys.executable).parent / "onsale")
+# No event streams: the buyers are not what is tried. Several units an order, and whoever is declined pays again.
+CHAOS = Habits(stream_share=0.0, double_share=0.05, arrive_s=5.0, payments=(("ok", 1.0),), quantity=2)
+CHAOS_QUANTITY = CHAOS.quantity
+CONFIRMING_MAX_S = 120
 KILLED_IN_TURN = ("web", "admitter", "flusher", "worker")
 
 SALE = """[sale]
@@ -43,7 +48,7 @@ id = "{sale}"
 title = "Scenario {sale}"
 opens_at = "now"
 closes_at = "2099-01-01T00:00:00Z"
-limit_per_buyer = 1
+limit_per_buyer = {limit}
 hold_ttl_s = {hold_ttl_s}
 [admission]
 rate_per_second = {rate}
@@ -86,12 +91,26 @@ class System:
         return status
 
     async def create_sale(
-        self, sale: str, *, units: int, rate: float, cap: int, hold_ttl_s: int = 60, absent_after_s: int = 150
+        self,
+        sale: str,
+        *,
+        units: int,
+        rate: float,
+        cap: int,
+        hold_ttl_s: int = 60,
+        absent_after_s: int = 150,
+        limit: int = 1,
     ) -> str:
         """Answers the product's id."""
         file = self._data_dir / f"{sale}.toml"
         text = SALE.format(
-            sale=sale, units=units, rate=rate, cap=cap, hold_ttl_s=hold_ttl_s, absent_after_s=absent_after_s
+            sale=sale,
+            units=units,
+            rate=rate,
+            cap=cap,
+            hold_ttl_s=hold_ttl_s,
+            absent_after_s=absent_after_s,
+            limit=limit,
         )
         file.write_text(text)
         await self.command("sale", "create", str(file))
@@ -112,14 +131,14 @@ def _environ() -> dict[str, str]:
 
 
 @contextlib.asynccontextmanager
-async def system(web: int = 1) -> AsyncIterator[System]:
+async def system(web: int = 1, settings: Mapping[str, str] | None = None) -> AsyncIterator[System]:
     """Start everything in an empty directory; stop it with SIGTERM, as a person's Ctrl-C would."""
     with tempfile.TemporaryDirectory(prefix="onsale-scenario-", ignore_cleanup_errors=True) as folder:
         port = embedded.free_port()
         log = (Path(folder) / "up.log").open("wb")
         up = await asyncio.create_subprocess_exec(
             ONSALE, "up", "--no-demo", "--port", str(port), "--web", str(web), "--data-dir", f"{folder}/data",
-            stdout=log, stderr=log, env=_environ(),
+            stdout=log, stderr=log, env=_environ() | dict(settings or {}),
         )  # fmt: skip
         running = System(Path(folder) / "data", port, up)
         try:
@@ -334,6 +353,42 @@ async def flush_shop(asked: argparse.Namespace) -> dict[str, Any]:
     return await _with_fault(asked, "flush-shop", flush)
 
 
+async def chaos(asked: argparse.Namespace) -> dict[str, Any]:
+    """Sale after sale at a provider that is silent, late, early and doubled; judged when all is over.
+
+    Every captured payment belongs to exactly one confirmed order or is refunded in full; the audit finds nothing; no
+    order is still being paid two minutes after the last buyer left.
+    """
+    started = time.monotonic()
+    sales: dict[str, Log] = {}
+    units = asked.buyers * CHAOS_QUANTITY
+    async with system(asked.web, {"ONSALE_SANDBOX_CHAOS": str(asked.seed)}) as on:
+        tokens = await on.tokens(asked.buyers)
+        stores = (await on.status())["stores"]
+        while (paid := await payments_made(stores["postgres"])) < asked.payments:
+            sale = f"chaos-{len(sales) + 1}"
+            buyers = min(asked.buyers, asked.payments - paid)
+            product = await on.create_sale(
+                sale, units=units, rate=asked.rate or 2000, cap=units, hold_ttl_s=120, limit=CHAOS_QUANTITY
+            )
+            sales[sale] = await run_crowd(on.base, sale, product, tokens[:buyers], CHAOS)
+        sold_s = round(time.monotonic() - started, 1)
+        left = await until_none_confirming(stores["postgres"], CONFIRMING_MAX_S)
+        broken = [f"still being paid after {CONFIRMING_MAX_S} s: {order}" for order in left]
+        for sale, log in sales.items():
+            result = await _result(on, sale, len(log.confirmed) * CHAOS_QUANTITY, log, 0.0)
+            broken += result["broken"]
+        return {
+            "seed": asked.seed,
+            "sales": len(sales),
+            "took_s": {"selling": sold_s, "until judged": round(time.monotonic() - started, 1)},
+            **await payment_figures(stores["postgres"]),
+            "outcomes": dict(sum((log.outcomes for log in sales.values()), Counter())),
+            "statuses": dict(sorted(sum((log.statuses for log in sales.values()), Counter()).items())),
+            "broken": broken,
+        }
+
+
 async def _with_fault(
     asked: argparse.Namespace, sale: str, meanwhile: Callable[[System, str], Awaitable[dict[str, Any]]]
 ) -> dict[str, Any]:
@@ -359,6 +414,7 @@ SCENARIOS = {
     "last-unit": last_unit,
     "redis-kill": redis_kill,
     "flush-shop": flush_shop,
+    "chaos": chaos,
 }
 
 
@@ -373,6 +429,8 @@ def main() -> None:
     parser.add_argument("--web", type=int, default=1)
     parser.add_argument("--every", type=float, default=2.0)
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--payments", type=int, default=20_000)
+    parser.add_argument("--seed", type=int, default=1)
     asked = parser.parse_args()
     result = asyncio.run(SCENARIOS[asked.scenario](asked))
     print(json.dumps({"scenario": asked.scenario} | result, indent=2))

@@ -3,7 +3,8 @@
 Open claims whose driver's time is over are driven on, by the same call with the same key: the provider answers an
 attempt it has made already, and "not found" is never taken for "not charged". Only an attempt that the provider has
 made void ends without an answer. Refunds are asked for until they are done; units of refused claims go where they
-belong; orders that Redis says are being paid, and of whose claim the record knows nothing, are let go.
+belong; orders that Redis says are being paid, and of whose claim the record knows nothing, are let go. What a provider
+told by itself is a reason to ask it: of an attempt that is open, and of one that ended, for a capture may come late.
 
 Any number of workers may tick at once: every piece of work is under a lease, or idempotent.
 """
@@ -29,6 +30,7 @@ from onsale.checkout.orders import Orders
 from onsale.checkout.ports import Attempt, Charge, ChargeState, PaymentProvider
 from onsale.checkout.record.watermark import RecordFeed
 from onsale.checkout.settling import Claim, Lease, Settler, Shop
+from onsale.checkout.webhooks import Hint, HintOutcome, Inbox
 
 log = structlog.get_logger()
 Work = TypeVar("Work")
@@ -49,6 +51,8 @@ class CompleterPolicy:
     give_up_ms: int = 60_000
     # The process that waited for a refusal puts its units back within this.
     refusal_grace_ms: int = 2_000
+    # How often a provider that says nothing is asked about an attempt that has ended.
+    hint_tries_max: int = 5
     # A claim is recorded within milliseconds, and no record that takes a minute is only slow.
     stray_ms: int = 60_000
 
@@ -62,6 +66,7 @@ class CompleteTick:
     refunds: int = 0
     refusals: int = 0
     strays: int = 0
+    hints: int = 0
     more: bool = False
 
 
@@ -78,9 +83,11 @@ class Completer:
         orders: Orders,
         providers: Mapping[str, PaymentProvider],
         sealer: Sealer,
+        inbox: Inbox,
         policy: CompleterPolicy | None = None,
     ) -> None:
         self._backlog = backlog
+        self._inbox = inbox
         self._book = book
         self._inventory = inventory
         self._orders = orders
@@ -100,6 +107,8 @@ class Completer:
         endings = await self._each(lambda attempt: self._attempt(attempt, lease), attempts)
         refunds = await self._backlog.refunds(policy.drive_ms, policy.batch_max)
         refunded = await self._each(self._refund, refunds)
+        hints = await self._inbox.take(policy.drive_ms, policy.batch_max)
+        heeded = await self._each(self._hint, hints)
         refusals = await self._backlog.refusals(policy.refusal_grace_ms, policy.batch_max)
         settled = await self._each(self._refusal, refusals)
         strays = await self._each(self._strays, [sale.id for sale in self._book.sellers()])
@@ -109,7 +118,8 @@ class Completer:
             refunds=sum(refunded),
             refusals=sum(settled),
             strays=sum(strays),
-            more=policy.batch_max in (len(attempts), len(refunds), len(refusals)),
+            hints=sum(heeded),
+            more=policy.batch_max in (len(attempts), len(refunds), len(hints), len(refusals)),
         )
 
     async def _each(self, work: Callable[[Work], Awaitable[int]], pieces: Iterable[Work]) -> list[int]:
@@ -127,7 +137,7 @@ class Completer:
 
     async def _attempt(self, open_attempt: OpenAttempt, lease: Lease) -> int:
         """Drive one attempt on; 1 when it has ended."""
-        claim = await self._claim(open_attempt)
+        claim = await self._claim(open_attempt.order, open_attempt.attempt, open_attempt.key, open_attempt.provider)
         # A process that was stopped in between has no lease any more.
         if lease.left_s <= 0:
             return 0
@@ -139,15 +149,14 @@ class Completer:
         log.info("attempt.completed", order=open_attempt.order, attempt=ending.attempt, outcome=ending.outcome)
         return 1
 
-    async def _claim(self, open_attempt: OpenAttempt) -> Claim:
-        row = await self._orders.get(open_attempt.order)
+    async def _claim(self, order: str, attempt: str, key: str, provider: str) -> Claim:
+        row = await self._orders.get(order)
         assert row is not None, "an attempt has an order by its foreign key"
         sale = sale_of(self._book, row.order)
-        provider = self._providers[open_attempt.provider]
-        return Claim(sale.id, row.doc(sale.limit_per_buyer), open_attempt.attempt, open_attempt.key, provider)
+        return Claim(sale.id, row.doc(sale.limit_per_buyer), attempt, key, self._providers[provider])
 
     async def _charge(self, claim: Claim, open_attempt: OpenAttempt) -> Charge:
-        token = self._token(open_attempt)
+        token = self._token(open_attempt.attempt, open_attempt.instrument)
         asked = claim.asked(open_attempt.method, token or "")
         charge = Charge(ChargeState.UNKNOWN)
         if token is not None:
@@ -159,15 +168,48 @@ class Completer:
             charge = await claim.provider.void(asked)
         return charge
 
-    def _token(self, open_attempt: OpenAttempt) -> str | None:
+    def _token(self, attempt: str, instrument: bytes | None) -> str | None:
         """What to pay with; None when it cannot be read any more: the attempt can then only be found or made void."""
-        if open_attempt.instrument is None:
+        if instrument is None:
             return None
         try:
-            return self._sealer.open(open_attempt.instrument, instrument_context(open_attempt.attempt)).decode()
+            return self._sealer.open(instrument, instrument_context(attempt)).decode()
         except SealBroken:
-            log.error("instrument.unreadable", attempt=open_attempt.attempt)
+            log.error("instrument.unreadable", attempt=attempt)
             return None
+
+    async def _hint(self, hint: Hint) -> int:
+        """Ask the provider about what it told; 1 when nothing is left to ask."""
+        token = self._token(hint.attempt, hint.instrument) or ""
+        asked = Attempt(hint.attempt, hint.order, hint.amount, hint.currency, hint.method, token)
+        charge = await self._providers[hint.provider].find(asked)
+        outcome = await self._heed(hint, asked, charge)
+        if outcome is None:
+            return 0
+        await self._inbox.done(hint, outcome)
+        return 1
+
+    async def _heed(self, hint: Hint, asked: Attempt, charge: Charge) -> HintOutcome | None:
+        """Make true what the provider answers. Only asked, never charged: its driver may be at it this very moment, and
+        settling is the same whoever does it."""
+        if charge.state is ChargeState.UNKNOWN:
+            # An open attempt is driven on in any case.
+            is_over = hint.state == "pending" or hint.tries >= self._policy.hint_tries_max
+            return HintOutcome.SILENT if is_over else None
+        if hint.state == "pending":
+            claim = await self._claim(hint.order, hint.attempt, hint.key, hint.provider)
+            ending = await self._settler.settle(claim, charge, self._policy.patience_ms)
+            return None if ending.outcome is Outcome.OPEN else HintOutcome.SETTLED
+        if hint.is_refunding:
+            return HintOutcome.AGREED
+        if charge.state is ChargeState.CAPTURED and hint.state != "captured":
+            log.error("capture.late", order=hint.order, attempt=hint.attempt, state=hint.state)
+            await self._settler.give_back(self._providers[hint.provider], asked, charge, "late_capture")
+            return HintOutcome.REFUNDED
+        if charge.state is ChargeState.DECLINED and hint.state == "captured":
+            log.error("capture.reversed", order=hint.order, attempt=hint.attempt, reason=charge.reason)
+            return HintOutcome.CONTRADICTED
+        return HintOutcome.AGREED
 
     async def _refund(self, refund: OpenRefund) -> int:
         provider = self._providers[refund.provider]

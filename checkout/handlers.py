@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -31,14 +32,16 @@ from onsale.checkout.flow import CheckoutFlow
 from onsale.checkout.inventory import Held
 from onsale.checkout.orders import Page
 from onsale.checkout.reads import Reads, order_reply
-from onsale.checkout.schemas import AMEND, CANCEL, CONFIRM, RESERVE, CancelRequest, PaymentList, StockReply
+from onsale.checkout.schemas import AMEND, CANCEL, CONFIRM, RESERVE, CancelRequest, EventReply, PaymentList, StockReply
 from onsale.checkout.states import OrderState
 from onsale.checkout.stock import StockBoard
+from onsale.checkout.webhooks import Inbox
 
 AFTER_SALE = web.AppKey("after_sale", AfterSale)
 FLOW = web.AppKey("checkout_flow", CheckoutFlow)
 READS = web.AppKey("checkout_reads", Reads)
 STOCK = web.AppKey("stock_board", StockBoard)
+INBOX = web.AppKey("provider_inbox", Inbox)
 
 # A confirmation that is still running: the completer looks again within seconds.
 CONFIRMING_RETRY_S = 2
@@ -167,6 +170,14 @@ async def _asking(request: web.Request) -> Asking:
 async def _after_sale(request: web.Request, asking: Asking, *, is_replay: bool) -> web.Response:
     order = await request.app[READS].order(asking.buyer, asking.order)
     return reply(200, order, REPLAYED if is_replay else {})
+
+
+async def provider_event(request: web.Request) -> web.Response:
+    """POST /v1/provider-events/{provider}"""
+    require_no_query(request)
+    raw = await request.read()
+    await request.app[INBOX].receive(request.match_info["provider"], request.headers, raw, time.time())
+    return reply(200, EventReply(received=True))
 
 
 async def _buyer(request: web.Request, sale: Sale) -> str:

@@ -140,6 +140,12 @@ class PaymentList(msgspec.Struct, frozen=True):
     next_cursor: str | None = None
 
 
+class EventReply(msgspec.Struct, frozen=True):
+    """To a provider: its event is kept, or was before."""
+
+    received: bool
+
+
 class StockReply(msgspec.Struct, frozen=True):
     """Units that can be reserved now, at most a second old."""
 

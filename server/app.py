@@ -265,6 +265,7 @@ def _open_checkout(app: web.Application, rooms: Rooms) -> CheckoutFlow:
     reads = Reads(rooms.book, rooms.inventory, rooms.orders, rooms.sealer)
     app[checkout.AFTER_SALE] = AfterSale(rooms.stores.pool, reads)
     app[checkout.FLOW] = flow
+    app[checkout.INBOX] = rooms.inbox
     app[checkout.READS] = reads
     app[checkout.STOCK] = StockBoard(rooms.book, rooms.inventory)
     return flow

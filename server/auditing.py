@@ -35,7 +35,7 @@ class _Book(msgspec.Struct):
 async def audit_system(settings: Settings, sale: str | None) -> list[Finding]:
     """Every invariant of one sale, or of all. Raises SaleUnknown, ProviderAway."""
     async with open_stores(settings, pool_max=4) as stores, open_rooms(settings, stores) as rooms:
-        charges = None if settings.sandbox_url is None else _book_of(settings.sandbox_url)
+        charges = None if settings.sandbox is None else _book_of(settings.sandbox.url)
 
         async def chain(of: str) -> Sequence[str]:
             return await _broken_links(stores.pool, of)

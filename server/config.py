@@ -6,9 +6,11 @@ This is the only file that knows the names of environment variables. A missing o
 
 from __future__ import annotations
 
+import binascii
 import ipaddress
 import os
 import re
+from base64 import b64decode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from email.utils import formataddr, parseaddr
@@ -17,6 +19,8 @@ from typing import Literal, TypeVar
 from urllib.parse import urlsplit
 
 from onsale.catalog.rules import DAY_MINUTES, SaleHours
+from onsale.checkout.providers import portone, stripe, toss
+from onsale.checkout.providers.credentials import Credentials
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 LogStyle = Literal["console", "json"]
@@ -29,6 +33,9 @@ POSTGRES_SCHEMES = frozenset({"postgres", "postgresql"})
 SMTP_SCHEMES = frozenset({"smtp", "smtps"})
 HTTP_SCHEMES = frozenset({"http", "https"})
 _SALE_HOURS = re.compile(r"(\d\d):([0-5]\d)-(\d\d):([0-5]\d)([+-])(\d\d):([0-5]\d)", re.ASCII)
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+# Standard Webhooks asks for 24 to 64.
+WEBHOOK_KEY_BYTES_MIN = 16
 ANY_ADDRESS = frozenset({"0.0.0.0", "::", ""})  # noqa: S104 - compared with, never listened on
 
 
@@ -68,8 +75,13 @@ class Settings:
     test_clock: bool
     # Between which times of the day vendors' sales may open.
     sale_hours: SaleHours
-    # The sandbox provider; None: that provider is not offered.
-    sandbox_url: str | None
+    # Providers of payments; None: not offered.
+    sandbox: Credentials | None
+    portone: Credentials | None
+    toss: Credentials | None
+    stripe: Credentials | None
+    # The seed of a sandbox that times out, doubles its webhooks and is late; None: it does as it is told.
+    sandbox_chaos: int | None
     data_dir: Path
     # Whether an account may be signed in on several devices.
     multi_login: bool
@@ -82,6 +94,11 @@ class Settings:
     def is_https(self) -> bool:
         """Whether browsers reach us by https."""
         return self.public_url.startswith("https:")
+
+    @property
+    def own_url(self) -> str:
+        """Where processes of this machine find the web processes."""
+        return _own_url(self.host, self.port)
 
 
 def environment() -> dict[str, str]:
@@ -113,7 +130,11 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
         insecure_cookies=reader.read("ONSALE_INSECURE_COOKIES", _switch, False),
         test_clock=reader.read("ONSALE_TEST_CLOCK", _switch, False),
         sale_hours=reader.read("ONSALE_SALE_HOURS", _sale_hours, SaleHours()),
-        sandbox_url=reader.read("ONSALE_SANDBOX_URL", _http_url, None),
+        sandbox=_sandbox(reader),
+        portone=_portone(reader),
+        toss=_toss(reader),
+        stripe=_stripe(reader),
+        sandbox_chaos=reader.read("ONSALE_SANDBOX_CHAOS", _seed, None),
         data_dir=Path(reader.text("ONSALE_DATA_DIR", ".onsale")),
         multi_login=reader.read("ONSALE_MULTI_LOGIN", _allowed, True),
         drain_s=reader.number("ONSALE_DRAIN_S", 20, low=1, high=600),
@@ -143,6 +164,10 @@ class _Reader:
             self.flaws.append(f"{name}: {error}")
             return default
 
+    def has_any(self, *names: str) -> bool:
+        """Whether one of these is set."""
+        return any(self._environ.get(name, "").strip() for name in names)
+
     def required(self, name: str, parse: Callable[[str], T], otherwise: T) -> T:
         if not self._environ.get(name, "").strip():
             self.flaws.append(f"{name}: missing")
@@ -165,6 +190,43 @@ class _Reader:
             return int(raw)
 
         return self.read(name, parse, default)
+
+
+def _sandbox(reader: _Reader) -> Credentials | None:
+    if not reader.has_any("ONSALE_SANDBOX_URL", "ONSALE_SANDBOX_WEBHOOK_SECRETS"):
+        return None
+    url = reader.required("ONSALE_SANDBOX_URL", _http_url, "")
+    return Credentials(url, webhook_secrets=reader.read("ONSALE_SANDBOX_WEBHOOK_SECRETS", _standard_secrets, ()))
+
+
+def _portone(reader: _Reader) -> Credentials | None:
+    shop = ("PORTONE_STORE_ID", "PORTONE_CHANNEL_KEY")
+    if not reader.has_any("PORTONE_API_SECRET", "PORTONE_WEBHOOK_SECRETS", "PORTONE_URL", *shop):
+        return None
+    return Credentials(
+        reader.read("PORTONE_URL", _provider_url, portone.URL),
+        reader.required("PORTONE_API_SECRET", _key, ""),
+        reader.required("PORTONE_WEBHOOK_SECRETS", _standard_secrets, ()),
+        store_id=reader.read("PORTONE_STORE_ID", _key, ""),
+        channel_key=reader.read("PORTONE_CHANNEL_KEY", _key, ""),
+    )
+
+
+def _toss(reader: _Reader) -> Credentials | None:
+    if not reader.has_any("TOSS_SECRET_KEY", "TOSS_URL"):
+        return None
+    url = reader.read("TOSS_URL", _provider_url, toss.URL)
+    return Credentials(url, reader.required("TOSS_SECRET_KEY", _key, ""))
+
+
+def _stripe(reader: _Reader) -> Credentials | None:
+    if not reader.has_any("STRIPE_SECRET_KEY", "STRIPE_WEBHOOK_SECRETS", "STRIPE_URL"):
+        return None
+    return Credentials(
+        reader.read("STRIPE_URL", _provider_url, stripe.URL),
+        reader.required("STRIPE_SECRET_KEY", _key, ""),
+        reader.required("STRIPE_WEBHOOK_SECRETS", _stripe_secrets, ()),
+    )
 
 
 def _own_url(host: str, port: int) -> str:
@@ -222,6 +284,49 @@ def _http_url(raw: str) -> str:
     if not parts.hostname or parts.query or parts.fragment or parts.path:
         raise ValueError("must be an address like https://shop.example without path or query")
     return url
+
+
+def _provider_url(raw: str) -> str:
+    url = _http_url(raw)
+    parts = urlsplit(url)
+    if parts.scheme != "https" and parts.hostname not in LOOPBACK:
+        raise ValueError("must be https: our key for this provider goes there")
+    return url
+
+
+def _key(raw: str) -> str:
+    # It becomes a header: anything else would be refused at the first payment, not at the start.
+    if not raw.isascii() or not raw.isprintable() or " " in raw:
+        raise ValueError("holds a character that no key has")
+    return raw
+
+
+def _webhook_secrets(raw: str) -> list[str]:
+    secrets = [part.strip() for part in raw.split(",") if part.strip()]
+    if not secrets or not all(secret.startswith("whsec_") for secret in secrets):
+        raise ValueError("needs one or more secrets that begin with whsec_, split by commas, the current one first")
+    return secrets
+
+
+def _standard_secrets(raw: str) -> tuple[bytes, ...]:
+    try:
+        keys = tuple(b64decode(secret.removeprefix("whsec_"), validate=True) for secret in _webhook_secrets(raw))
+    except binascii.Error:
+        raise ValueError("must be base64 after whsec_") from None
+    if any(len(key) < WEBHOOK_KEY_BYTES_MIN for key in keys):
+        raise ValueError(f"must be at least {WEBHOOK_KEY_BYTES_MIN} bytes each")
+    return keys
+
+
+def _stripe_secrets(raw: str) -> tuple[bytes, ...]:
+    # Stripe signs with the secret as it is written, its prefix included.
+    return tuple(secret.encode() for secret in _webhook_secrets(raw))
+
+
+def _seed(raw: str) -> int:
+    if not raw.isascii() or not raw.isdigit() or len(raw) > 18:
+        raise ValueError("must be a whole number, the seed")
+    return int(raw)
 
 
 def _secret_keys(raw: str) -> tuple[bytes, ...]:

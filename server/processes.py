@@ -35,6 +35,9 @@ from onsale.checkout.completer import Completer
 from onsale.checkout.delivery import Delivery
 from onsale.checkout.forgetting import FORGETTING_INTERVAL_MS, AddressForgetting
 from onsale.checkout.mover import StockMover
+from onsale.checkout.providers.chaos import Chaos
+from onsale.checkout.providers.credentials import Credentials
+from onsale.checkout.providers.hooks import Hooks
 from onsale.checkout.providers.sandbox_server import create_sandbox
 from onsale.checkout.reaper import Reaper
 from onsale.checkout.record.flusher import Flusher
@@ -140,6 +143,7 @@ def worker_loops(rooms: Rooms, loops: Loops) -> None:
     _add_stock_loops(rooms, loops)
     loops.add("caretaker", Caretaker(rooms.inventory, rooms.book).tick, SECOND_MS)
     loops.add("janitor", Janitor(stores.pool).tick, JANITOR_INTERVAL_MS)
+    loops.add("inbox_janitor", rooms.inbox.forget, JANITOR_INTERVAL_MS)
     lag = RecordLag(stores.shop, rooms.book)
     loops.add("record_watch", RecordWatch(lag.tick, rooms.line, rooms.book).tick, SECOND_MS)
     loops.add("forgetting", AddressForgetting(stores.pool).tick, FORGETTING_INTERVAL_MS)
@@ -177,6 +181,7 @@ def _completer(rooms: Rooms) -> Completer:
         orders=rooms.orders,
         providers=rooms.providers,
         sealer=rooms.sealer,
+        inbox=rooms.inbox,
     )
 
 
@@ -184,11 +189,16 @@ async def run_sandbox(settings: Settings) -> None:
     """The sandbox provider, a server of its own."""
     configure_log(settings.log, process="sandbox")
     stop = _on_signals()
-    url = urlsplit(settings.sandbox_url or "http://127.0.0.1:0")
-    runner = web.AppRunner(create_sandbox(settings.data_dir / "sandbox"), access_log=None)
+    sandbox = settings.sandbox or Credentials("http://127.0.0.1:0")
+    url = urlsplit(sandbox.url)
+    hooks = None
+    if sandbox.webhook_secrets:
+        hooks = Hooks(f"{settings.own_url}/v1/provider-events/sandbox", sandbox.webhook_secrets[0])
+    chaos = None if settings.sandbox_chaos is None else Chaos(settings.sandbox_chaos)
+    runner = web.AppRunner(create_sandbox(settings.data_dir / "sandbox", hooks, chaos), access_log=None)
     await runner.setup()
     try:
-        await web.TCPSite(runner, url.hostname, url.port).start()
+        await web.TCPSite(runner, url.hostname, url.port, backlog=BACKLOG).start()
         log.info("process.started", address=str(runner.addresses))
         await stop.wait()
     finally:

@@ -15,10 +15,13 @@ from onsale.auth.sealing import Sealer
 from onsale.catalog.sales import SaleBook
 from onsale.checkout.inventory import Inventory
 from onsale.checkout.orders import Orders
-from onsale.checkout.providers import Guarded, ProviderWatch
-from onsale.checkout.providers.credentials import Credentials
+from onsale.checkout.providers import Guarded, ProviderClient, ProviderWatch
+from onsale.checkout.providers.portone import PortoneProvider
 from onsale.checkout.providers.sandbox import SandboxProvider
+from onsale.checkout.providers.stripe import StripeProvider
+from onsale.checkout.providers.toss import TossProvider
 from onsale.checkout.record.watermark import RecordFeed
+from onsale.checkout.webhooks import Inbox
 from onsale.lua.keys import ShopKeys
 from onsale.queue.holders import Holders
 from onsale.queue.line import Line
@@ -47,6 +50,7 @@ class Rooms:
     orders: Orders
     record: RecordFeed
     providers: Mapping[str, Guarded]
+    inbox: Inbox
     watch: ProviderWatch
     driver: str
 
@@ -78,6 +82,7 @@ async def open_rooms(settings: Settings, stores: Stores) -> AsyncIterator[Rooms]
             orders=Orders(stores.pool),
             record=record,
             providers=providers,
+            inbox=Inbox(stores.pool, providers),
             watch=ProviderWatch(tuple(providers.values()), line, book),
             driver=f"{os.getpid()}-{new_id()}",
         )
@@ -91,8 +96,16 @@ def add_shared_loops(rooms: Rooms, loops: Loops) -> None:
 
 
 def _providers(settings: Settings, closing: AsyncExitStack) -> dict[str, Guarded]:
-    if settings.sandbox_url is None:
-        return {}
-    sandbox = SandboxProvider(Credentials(settings.sandbox_url))
-    closing.push_async_callback(sandbox.close)
-    return {sandbox.name: Guarded(sandbox)}
+    """Those that the environment names; nobody else is offered."""
+    clients: list[ProviderClient] = []
+    if settings.sandbox is not None:
+        clients.append(SandboxProvider(settings.sandbox))
+    if settings.portone is not None:
+        clients.append(PortoneProvider(settings.portone))
+    if settings.toss is not None:
+        clients.append(TossProvider(settings.toss))
+    if settings.stripe is not None:
+        clients.append(StripeProvider(settings.stripe))
+    for client in clients:
+        closing.push_async_callback(client.close)
+    return {client.name: Guarded(client) for client in clients}

@@ -142,6 +142,15 @@ CHECKOUT = (
         "holder", reply=checkout_schemas.PaymentList, problems=(checkout_errors.OrderUnknown,),
     ),
     Route(
+        "POST", "/v1/provider-events/{provider}", checkout.provider_event, "receive_provider_event",
+        "What a provider of payments tells by itself, signed as it signs; a hint, after which it is asked.",
+        reply=checkout_schemas.EventReply,
+        problems=(
+            checkout_errors.ProviderUnknown, checkout_errors.SignatureInvalid, checkout_errors.EventUnreadable,
+            auth_errors.PayloadTooLarge,
+        ),
+    ),
+    Route(
         "POST", "/v1/orders/{order}/cancellation", checkout.cancel, "cancel",
         "Give a bought order back before it is shipped: refunded by the sale's policy.", "holder",
         body=checkout_schemas.CancelRequest, is_body_optional=True, reply=checkout_schemas.OrderDetail,

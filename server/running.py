@@ -10,7 +10,8 @@ import fcntl
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from base64 import b64encode
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -23,6 +24,7 @@ STATE_FILE = "state.json"
 ENVIRONMENT_FILE = "environment.json"
 LOCK_FILE = "lock"
 SECRETS_FILE = "secret_keys"
+HOOKS_FILE = "webhook_secret"
 # `status` holds the lock for microseconds to see whether it can: an `up` that meets it tries again.
 LOCK_PATIENCE_S = 0.5
 
@@ -101,9 +103,17 @@ def forget(data_dir: Path) -> None:
 
 def secret_keys(data_dir: Path) -> str:
     """The keys of this data directory, made once: tickets and sign-ins outlive a restart."""
-    path = data_dir / SECRETS_FILE
+    return _made_once(data_dir / SECRETS_FILE, lambda: secrets.token_urlsafe(48))
+
+
+def webhook_secret(data_dir: Path) -> str:
+    """What the sandbox of this data directory signs its webhooks with."""
+    return _made_once(data_dir / HOOKS_FILE, lambda: f"whsec_{b64encode(secrets.token_bytes(32)).decode()}")
+
+
+def _made_once(path: Path, make: Callable[[], str]) -> str:
     if not path.exists():
-        replace_file(path, secrets.token_urlsafe(48).encode())
+        replace_file(path, make().encode())
     return path.read_text(encoding="ascii").strip()
 
 

@@ -229,8 +229,8 @@ class Supervisor:
         addresses = {"shop": f"{url}/", "console": f"{url}/console", "api": f"{url}/docs", "metrics": f"{url}/metrics"}
         if self._with_demo:
             addresses["sale"] = f"{url}/sales/demo"
-        if self._settings.sandbox_url:
-            addresses["sandbox"] = self._settings.sandbox_url
+        if self._settings.sandbox is not None:
+            addresses["sandbox"] = self._settings.sandbox.url
         if self._settings.catcher_url:
             addresses["mail"] = f"{self._settings.catcher_url}/"
         return addresses
@@ -276,6 +276,7 @@ def _environment(plan: Plan, environ: Mapping[str, str], data_dir: Path, stores:
     """What each process is started with: the command line first, then what we were given, then our own choice."""
     chosen = {store.variable: store.url for store in stores}
     chosen["ONSALE_SANDBOX_URL"] = f"http://127.0.0.1:{embedded.free_port()}"
+    chosen["ONSALE_SANDBOX_WEBHOOK_SECRETS"] = running.webhook_secret(data_dir)
     if not environ.get("SMTP_URL"):
         chosen["SMTP_URL"] = f"smtp://127.0.0.1:{embedded.free_port()}"
         chosen["ONSALE_CATCHER_URL"] = f"http://127.0.0.1:{embedded.free_port()}"

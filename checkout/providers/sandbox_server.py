@@ -3,7 +3,10 @@
 Promises: an attempt has one result for ever, whoever repeats it and whenever this process dies; what was answered is on
 disk first (one fsync for all the requests of a moment); a voided attempt never charges. The payment token says what
 happens: `ok`; `decline_*` (may be tried again); `fail_*`, `cancelled_by_buyer` (final); `slow_<ms>` (charges after
-that); `timeout` (never answers, never charges); `lost_reply` (charges, then drops the connection).
+that); `timeout` (never answers, never charges); `lost_reply` (charges, then drops the connection). With a `Chaos`,
+charges that should go well meet with mishaps too.
+
+Where it knows whom to tell (`Hooks`), it tells of each result that its caller did not hear; in a chaos of every one.
 
     POST /charges  {"attempt", "order", "amount", "currency", "method", "token"}  200 Result | 409 other body | 422
     GET  /charges?order=                                          every capture, or one order's
@@ -25,11 +28,16 @@ from typing import Any
 import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Handler
+from msgspec import structs
 
+from onsale.checkout.providers.chaos import Chaos, Mishap
+from onsale.checkout.providers.hooks import Hooks, hook
 from onsale.lua.batching import Batcher
 
 JOURNAL = "charges.jsonl"
 OK, TIMEOUT, LOST_REPLY, CANCELLED = "ok", "timeout", "lost_reply", "cancelled_by_buyer"
+# What a charge that was called done and then was not is declined as.
+ABORTED = "decline_aborted"
 SLOW = re.compile(r"slow_(\d{1,6})")
 # How often a connection that is never to be answered is looked at: aiohttp does not wake a handler whose client left.
 SILENCE_STEP_S = 0.2
@@ -144,8 +152,10 @@ class Journal:
 class Sandbox:
     """The books of the provider: results by attempt, refunds by key."""
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Journal, hooks: Hooks | None = None, chaos: Chaos | None = None) -> None:
         self._journal = journal
+        self._hooks = hooks
+        self._chaos = chaos
         self._results: dict[str, Result] = {}
         self._refunds: dict[str, Refund] = {}
         self._by_order: dict[str, list[Result]] = {}
@@ -165,6 +175,21 @@ class Sandbox:
         if request.attempt in self._running:
             return _same(await asyncio.shield(self._running[request.attempt]), request), False
         return await self._settle(request.attempt, self._charge(request)), True
+
+    def mishap(self, request: ChargeRequest) -> Mishap:
+        """What befalls a charge that should go well."""
+        return Mishap.NONE if self._chaos is None or request.token != OK else self._chaos.mishap(request.attempt)
+
+    async def tell(self, result: Result, mishap: Mishap, *, is_heard: bool) -> None:
+        """Tell of a result: before it is answered, as often as it happens to be told."""
+        if self._hooks is None or (is_heard and self._chaos is None):
+            return
+        told = hook(f"charge.{result.state}", result.attempt)
+        if mishap is Mishap.EARLY:
+            await self._hooks.send(told)
+            return
+        for _ in range(3 if mishap is Mishap.DOUBLE else 1):
+            self._hooks.tell(told)
 
     async def void(self, attempt: str) -> Result | None:
         """Make sure that the attempt never charges from now on; None = it is being charged at this moment."""
@@ -219,6 +244,13 @@ class Sandbox:
         slow = SLOW.fullmatch(request.token)
         if slow is not None:
             await asyncio.sleep(int(slow[1]) / 1000)
+        mishap = self.mishap(request)
+        if mishap is Mishap.LATE and self._chaos is not None:
+            await asyncio.sleep(self._chaos.late_ms(request.attempt) / 1000)
+        if mishap is Mishap.ABORTED:
+            if self._hooks is not None:
+                await self._hooks.send(hook("charge.captured", request.attempt))
+            return await self._keep(_result(structs.replace(request, token=ABORTED)))
         return await self._keep(_result(request))
 
     async def _keep(self, result: Result) -> Result:
@@ -290,8 +322,16 @@ async def charge(request: web.Request) -> web.StreamResponse:
     books = request.app[BOOKS]
     if asked.token == TIMEOUT and books.find(asked.attempt) is None:
         return await _silence(request)
+    mishap = books.mishap(asked)
     result, is_first = await books.charge(asked)
-    if asked.token == LOST_REPLY and is_first and request.transport is not None:
+    if not is_first:
+        return _json(result)
+    is_lost = asked.token == LOST_REPLY or mishap is Mishap.SILENCE
+    is_gone = request.transport is None or request.transport.is_closing()
+    await books.tell(result, mishap, is_heard=not is_lost and not is_gone)
+    if mishap is Mishap.SILENCE:
+        return await _silence(request)
+    if is_lost and request.transport is not None:
         request.transport.abort()
     return _json(result)
 
@@ -348,12 +388,12 @@ async def _refusals(request: web.Request, handler: Handler) -> web.StreamRespons
         return _problem(409 if request.path == "/charges" else 422, str(error))
 
 
-def create_sandbox(data_path: Path) -> web.Application:
+def create_sandbox(data_path: Path, hooks: Hooks | None = None, chaos: Chaos | None = None) -> web.Application:
     """The sandbox's application; `data_path` is the folder of its journal, made when missing."""
     data_path.mkdir(parents=True, exist_ok=True)
     journal = Journal(data_path / JOURNAL)
     app = web.Application(middlewares=[_refusals])
-    app[BOOKS] = Sandbox(journal)
+    app[BOOKS] = Sandbox(journal, hooks, chaos)
     app[CLOSING] = asyncio.Event()
     app.router.add_post("/charges", charge)
     app.router.add_get("/charges", charges)
@@ -361,12 +401,20 @@ def create_sandbox(data_path: Path) -> web.Application:
     app.router.add_post("/voids", void)
     app.router.add_post("/refunds", refund)
 
+    async def start(_: web.Application) -> None:
+        if hooks is not None:
+            hooks.start()
+
     async def stop(_: web.Application) -> None:
         app[CLOSING].set()
 
     async def close(_: web.Application) -> None:
         await app[BOOKS].close()
+        if hooks is not None:
+            await hooks.close()
         await journal.close()
+
+    app.on_startup.append(start)
 
     app.on_shutdown.append(stop)
     app.on_cleanup.append(close)

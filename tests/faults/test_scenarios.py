@@ -50,3 +50,12 @@ def test_every_process_is_killed_in_mid_sale() -> None:
     assert [] == found["broken"]
     assert 60 == found["units_sold"]
     assert {"web", "admitter", "flusher", "worker"} == set(found["killed"])
+
+
+def test_a_provider_on_a_bad_day() -> None:
+    """Silent, late, early, doubled and contradicted: what was taken buys something or goes back, and all of it ends."""
+    found = run("chaos", "--payments", "160", "--buyers", "160", "--seed", "5")
+
+    assert [] == found["broken"]
+    assert found["payments"] >= 160
+    assert {"confirmed": 160} == found["outcomes"]

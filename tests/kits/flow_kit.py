@@ -36,6 +36,7 @@ from onsale.checkout.record.flusher import Flusher
 from onsale.checkout.record.watermark import RecordFeed
 from onsale.checkout.schemas import ItemRequest, Money, PaymentRequest, ReserveRequest
 from onsale.checkout.settling import Claim
+from onsale.checkout.webhooks import Inbox
 from onsale.lua.keys import ShopKeys
 
 SALE, PRODUCT, PRICE = "drop", "jacket", 1_000
@@ -158,6 +159,7 @@ class Checkout:
             orders=self.orders,
             providers={"sandbox": provider},
             sealer=self.sealer,
+            inbox=Inbox(self.pool, {"sandbox": provider}),
             policy=self.completing,
         )
 

@@ -88,3 +88,44 @@ def test_hours_that_are_none_are_refused(hours):
     """Like every other bad value."""
     with pytest.raises(SettingsInvalid, match="ONSALE_SALE_HOURS"):
         load_settings(GOOD | {"ONSALE_SALE_HOURS": hours})
+
+
+HOOK = "whsec_" + "c2VjcmV0IG9mIGEgd2ViaG9vaw=="
+
+
+def test_providers_are_those_that_are_named():
+    """Nothing set: none is offered. What is set is theirs alone."""
+    bare = load_settings(GOOD)
+    assert (None, None, None, None) == (bare.sandbox, bare.portone, bare.toss, bare.stripe)
+
+    settings = load_settings(
+        GOOD
+        | {"PORTONE_API_SECRET": "p", "PORTONE_WEBHOOK_SECRETS": f"{HOOK}, {HOOK}", "PORTONE_STORE_ID": "store-1"}
+        | {"TOSS_SECRET_KEY": "t", "STRIPE_SECRET_KEY": "sk", "STRIPE_WEBHOOK_SECRETS": "whsec_raw"}
+    )
+    portone, toss, stripe = settings.portone, settings.toss, settings.stripe
+    assert portone is not None and toss is not None and stripe is not None
+    assert ("https://api.portone.io", "p", "store-1") == (portone.url, portone.secret, portone.store_id)
+    assert (b"secret of a webhook",) * 2 == portone.webhook_secrets
+    assert ("https://api.tosspayments.com", "t") == (toss.url, toss.secret)
+    assert (b"whsec_raw",) == stripe.webhook_secrets
+
+
+def test_half_a_provider_is_refused_with_all_that_it_lacks():
+    """One variable of a provider asks for the rest; each that is missing or bad is named at once."""
+    bad = {
+        "PORTONE_STORE_ID": "store-1",
+        "PORTONE_URL": "http://payments.example",
+        "TOSS_URL": "https://api.tosspayments.com",
+        "STRIPE_SECRET_KEY": "sk live",
+        "STRIPE_WEBHOOK_SECRETS": "secret",
+        "ONSALE_SANDBOX_WEBHOOK_SECRETS": "whsec_no base64",
+        "ONSALE_SANDBOX_CHAOS": "much",
+    }
+    with pytest.raises(SettingsInvalid) as caught:
+        load_settings(GOOD | bad)
+
+    named = {flaw.split(":")[0] for flaw in caught.value.flaws}
+    missing = {"PORTONE_API_SECRET", "PORTONE_WEBHOOK_SECRETS", "TOSS_SECRET_KEY", "ONSALE_SANDBOX_URL"}
+    assert missing | set(bad) - {"PORTONE_STORE_ID", "TOSS_URL"} == named
+    assert "sk live" not in str(caught.value)
