@@ -43,6 +43,10 @@ class VendorMissing(CatalogError):
     """You have no vendor yet: make one first."""
 
 
+class DiscountUnknown(CatalogError):
+    """There is no such discount event."""
+
+
 class SaleExists(CatalogError):
     """There is a sale with this id already."""
 

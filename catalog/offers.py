@@ -24,6 +24,10 @@ class Offer:
     amount: int
     list_amount: int
     is_available: bool
+    # The event that makes it cheaper now, and by how many percent.
+    discount: str | None = None
+    discount_title: str | None = None
+    percent: int = 0
 
 
 class Offers:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -25,9 +25,16 @@ from onsale.auth.requests import (
     whole,
 )
 from onsale.auth.roles import Role
+from onsale.catalog.discounts import DiscountItem, DiscountPlan, Discounts
+from onsale.catalog.errors import ProductUnknown
 from onsale.catalog.handlers import BOOK
 from onsale.catalog.moves import Move, ShopStock, move_id
+from onsale.catalog.offers import Offers
 from onsale.catalog.product_schemas import (
+    DiscountItemRequest,
+    DiscountList,
+    DiscountPatch,
+    DiscountRequest,
     MoveReply,
     ProductList,
     ProductPatch,
@@ -37,6 +44,7 @@ from onsale.catalog.product_schemas import (
     VendorList,
     VendorPatch,
     VendorRequest,
+    discount_reply,
     product_reply,
     vendor_reply,
 )
@@ -48,6 +56,8 @@ from onsale.catalog.vendors import OPERATORS, Vendors
 
 VENDORS = web.AppKey("vendors", Vendors)
 PRODUCTS = web.AppKey("products", Products)
+OFFERS = web.AppKey("offers", Offers)
+DISCOUNTS = web.AppKey("discounts", Discounts)
 SHOP_STOCK = web.AppKey("shop_stock", ShopStock)
 
 CURSOR_MAX = 999_999_999
@@ -56,6 +66,8 @@ NEW_VENDOR = msgspec.json.Decoder(VendorRequest)
 VENDOR_PATCH = msgspec.json.Decoder(VendorPatch)
 NEW_PRODUCT = msgspec.json.Decoder(ProductRequest)
 PRODUCT_PATCH = msgspec.json.Decoder(ProductPatch)
+NEW_DISCOUNT = msgspec.json.Decoder(DiscountRequest)
+DISCOUNT_PATCH = msgspec.json.Decoder(DiscountPatch)
 STOCK_CHANGE = msgspec.json.Decoder(StockRequest)
 SELLERS = (Role.VENDOR, Role.MANAGER, Role.MASTER)
 
@@ -119,7 +131,7 @@ async def list_products(request: web.Request) -> web.Response:
             on_sale=sorted(on_sale),
         )
     )
-    page = [product_reply(product, is_on_sale=product.product in on_sale) for product in found[:limit]]
+    page = await _shown_all(request, found[:limit])
     return reply(200, ProductList(page, str(found[limit - 1].no) if len(found) > limit else None))
 
 
@@ -130,13 +142,13 @@ async def create_product(request: web.Request) -> web.Response:
     new = await body(request, NEW_PRODUCT)
     product = _new_product(new, await _vendor_for(request, who, new.vendor))
     made = await request.app[PRODUCTS].create(product, new.stock)
-    return reply(201, _shown(request, made), {"Location": f"/v1/products/{made.product}"})
+    return reply(201, await _shown(request, made), {"Location": f"/v1/products/{made.product}"})
 
 
 async def show_product(request: web.Request) -> web.Response:
     """GET /v1/products/{product}"""
     require_no_query(request)
-    return reply(200, _shown(request, await request.app[PRODUCTS].get(request.match_info["product"])))
+    return reply(200, await _shown(request, await request.app[PRODUCTS].get(request.match_info["product"])))
 
 
 async def edit_product(request: web.Request) -> web.Response:
@@ -145,7 +157,7 @@ async def edit_product(request: web.Request) -> web.Response:
     require_no_query(request)
     changes = _changes(await body(request, PRODUCT_PATCH))
     product = await request.app[PRODUCTS].edit(request.match_info["product"], who, changes)
-    return reply(200, _shown(request, product))
+    return reply(200, await _shown(request, product))
 
 
 async def delete_product(request: web.Request) -> web.Response:
@@ -153,6 +165,50 @@ async def delete_product(request: web.Request) -> web.Response:
     who = await require(request, *SELLERS)
     require_no_query(request)
     await request.app[PRODUCTS].delete(request.match_info["product"], who)
+    return web.Response(status=204)
+
+
+async def list_discounts(request: web.Request) -> web.Response:
+    """GET /v1/discounts"""
+    asked = query(request, limit=page_limit, cursor=_id_cursor)
+    limit: int = asked.get("limit", PAGE_LIMIT_DEFAULT)
+    found = await request.app[DISCOUNTS].page(asked.get("cursor"), limit + 1)
+    page = [discount_reply(discount) for discount in found[:limit]]
+    return reply(200, DiscountList(page, page[-1].discount if len(found) > limit else None))
+
+
+async def create_discount(request: web.Request) -> web.Response:
+    """POST /v1/discounts"""
+    who = await require(request, *SELLERS)
+    require_no_query(request)
+    new = await body(request, NEW_DISCOUNT)
+    starts_at_ms, ends_at_ms = _window(new.starts_at, new.ends_at)
+    made = await request.app[DISCOUNTS].create(who, new.title, starts_at_ms, ends_at_ms, _items(new.items))
+    return reply(201, discount_reply(made), {"Location": f"/v1/discounts/{made.id}"})
+
+
+async def show_discount(request: web.Request) -> web.Response:
+    """GET /v1/discounts/{discount}"""
+    require_no_query(request)
+    return reply(200, discount_reply(await request.app[DISCOUNTS].get(request.match_info["discount"])))
+
+
+async def edit_discount(request: web.Request) -> web.Response:
+    """PATCH /v1/discounts/{discount}"""
+    who = await require(request, *SELLERS)
+    require_no_query(request)
+    patch = await body(request, DISCOUNT_PATCH)
+    starts_at_ms, ends_at_ms = _window(_given(patch.starts_at), _given(patch.ends_at))
+    items = None if isinstance(patch.items, UnsetType) else _items(patch.items)
+    plan = DiscountPlan(_given(patch.title), starts_at_ms, ends_at_ms, items)
+    return reply(200, discount_reply(await request.app[DISCOUNTS].edit(request.match_info["discount"], who, plan)))
+
+
+async def delete_discount(request: web.Request) -> web.Response:
+    """DELETE /v1/discounts/{discount}"""
+    who = await require(request, *SELLERS)
+    require_no_query(request)
+    await request.app[DISCOUNTS].delete(request.match_info["discount"], who)
     return web.Response(status=204)
 
 
@@ -180,8 +236,21 @@ def products_on_sale(book: SaleBook, now_ms: int) -> frozenset[str]:
     return frozenset(item.product for sale in book.all() if sale.is_selling(now_ms) for item in sale.items)
 
 
-def _shown(request: web.Request, product: Product) -> ProductReply:
-    return product_reply(product, is_on_sale=product.product in products_on_sale(request.app[BOOK], _now_ms()))
+async def _shown(request: web.Request, product: Product) -> ProductReply:
+    found = await _shown_all(request, [product])
+    if not found:
+        raise ProductUnknown
+    return found[0]
+
+
+async def _shown_all(request: web.Request, products: Sequence[Product]) -> list[ProductReply]:
+    on_sale = products_on_sale(request.app[BOOK], _now_ms())
+    offers = await request.app[OFFERS].now([product.product for product in products])
+    return [
+        product_reply(product, offers[product.product], is_on_sale=product.product in on_sale)
+        for product in products
+        if product.product in offers
+    ]
 
 
 def _account_for(who: Identity, new: VendorRequest) -> str:
@@ -242,6 +311,19 @@ def _moments(available_from: str | None, available_until: str | None) -> tuple[i
     if flaws:
         raise InvalidRequest(*flaws)
     return from_ms or 0, until_ms or 0
+
+
+def _window(starts_at: str | None, ends_at: str | None) -> tuple[Any, Any]:
+    flaws: list[Flaw] = []
+    starts_at_ms = None if starts_at is None else moment_ms(starts_at, "#/starts_at", flaws)
+    ends_at_ms = None if ends_at is None else moment_ms(ends_at, "#/ends_at", flaws)
+    if flaws:
+        raise InvalidRequest(*flaws)
+    return starts_at_ms, ends_at_ms
+
+
+def _items(items: tuple[DiscountItemRequest, ...]) -> tuple[DiscountItem, ...]:
+    return tuple(DiscountItem(item.product, item.percent) for item in items)
 
 
 def _given(value: Any | UnsetType) -> Any:

@@ -8,6 +8,8 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from onsale.auth.requests import rfc3339
+from onsale.catalog.discounts import Discount, DiscountItem
+from onsale.catalog.offers import Offer
 from onsale.catalog.products import Product
 from onsale.catalog.salefile import Money, Slug, Title
 from onsale.catalog.states import ProductState
@@ -81,8 +83,17 @@ class ProductPatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     discontinued: bool | UnsetType = UNSET
 
 
+class DiscountShown(msgspec.Struct, frozen=True):
+    """The event that makes a product cheaper now."""
+
+    discount: str
+    title: str
+    percent: int
+
+
 class ProductReply(msgspec.Struct, frozen=True, kw_only=True):
-    """A product as anyone sees it. `price` is what it costs now, outside sales."""
+    """A product as anyone sees it. `price` is what it costs now, outside sales: its list price less `saving`, by the
+    `discount` that is on."""
 
     product: str
     vendor: str | None
@@ -90,6 +101,8 @@ class ProductReply(msgspec.Struct, frozen=True, kw_only=True):
     about: str
     price: Money
     list_price: Money
+    saving: Money
+    discount: DiscountShown | None
     image: str | None
     state: ProductState
     available_from: str | None
@@ -124,21 +137,90 @@ def vendor_reply(vendor: Vendor) -> VendorReply:
     return VendorReply(vendor.id, vendor.name, vendor.about, rfc3339(vendor.created_at_ms))
 
 
-def product_reply(product: Product, *, is_on_sale: bool) -> ProductReply:
+class DiscountItemRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """So many percent off one product."""
+
+    product: Slug
+    percent: Annotated[int, Meta(ge=1, le=100)]
+
+
+DiscountItems = Annotated[tuple[DiscountItemRequest, ...], Meta(min_length=1, max_length=100)]
+
+
+class DiscountRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A new discount event: from its start on, and not at its end any more."""
+
+    title: Title
+    starts_at: Moment
+    ends_at: Moment
+    items: DiscountItems
+
+
+class DiscountPatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What shall change; items are replaced whole."""
+
+    title: Title | UnsetType = UNSET
+    starts_at: Moment | UnsetType = UNSET
+    ends_at: Moment | UnsetType = UNSET
+    items: DiscountItems | UnsetType = UNSET
+
+
+class DiscountReply(msgspec.Struct, frozen=True):
+    """A discount event; `on` says whether it is on now."""
+
+    discount: str
+    vendor: str | None
+    title: str
+    starts_at: str
+    ends_at: str
+    on: bool
+    items: tuple[DiscountItem, ...]
+
+
+class DiscountList(msgspec.Struct, frozen=True):
+    """A page of discount events, newest first."""
+
+    items: list[DiscountReply]
+    next_cursor: str | None
+
+
+def discount_reply(discount: Discount) -> DiscountReply:
+    """An event as anyone sees it."""
+    return DiscountReply(
+        discount.id,
+        discount.vendor,
+        discount.title,
+        rfc3339(discount.starts_at_ms),
+        rfc3339(discount.ends_at_ms),
+        discount.is_on,
+        discount.items,
+    )
+
+
+def product_reply(product: Product, offer: Offer, *, is_on_sale: bool) -> ProductReply:
     """A product as anyone sees it now."""
     return ProductReply(
         product=product.product,
         vendor=product.vendor,
         title=product.title,
         about=product.about,
-        price=Money(product.amount, product.currency),
-        list_price=Money(product.amount, product.currency),
+        price=Money(offer.amount, offer.currency),
+        list_price=Money(offer.list_amount, offer.currency),
+        saving=Money(offer.list_amount - offer.amount, offer.currency),
+        discount=discount_shown(offer),
         image=product.image,
         state=product.state(is_on_sale=is_on_sale),
         available_from=_moment(product.available_from_ms),
         available_until=_moment(product.available_until_ms),
         created_at=rfc3339(product.created_at_ms),
     )
+
+
+def discount_shown(offer: Offer) -> DiscountShown | None:
+    """The event behind a price."""
+    if offer.discount is None or offer.discount_title is None:
+        return None
+    return DiscountShown(offer.discount, offer.discount_title, offer.percent)
 
 
 def _moment(at_ms: int) -> str | None:

@@ -40,6 +40,7 @@ from onsale.auth.verifications import Verifications
 from onsale.catalog import handlers as catalog
 from onsale.catalog import product_handlers as products
 from onsale.catalog import proposal_handlers as proposals
+from onsale.catalog.discounts import Discounts
 from onsale.catalog.moves import Moves, ShopStock
 from onsale.catalog.offers import Offers
 from onsale.catalog.products import Products
@@ -243,6 +244,8 @@ def _open_catalogue(app: web.Application, rooms: Rooms) -> None:
     app[catalog.BOOK] = rooms.book
     app[products.VENDORS] = vendors
     app[products.PRODUCTS] = Products(pool, vendors, mover)
+    app[products.OFFERS] = Offers(pool)
+    app[products.DISCOUNTS] = Discounts(pool, vendors)
     app[products.SHOP_STOCK] = ShopStock(pool, mover)
     rules = ProposalRules(hours=app[SETTINGS].sale_hours)
     sweeper = StockSweeper(Moves(pool), rooms.inventory, mover)

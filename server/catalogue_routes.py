@@ -155,4 +155,29 @@ PRODUCTS = (
     ),
 )  # fmt: skip
 
-CATALOGUE: tuple[Route, ...] = (*SALES, *PROPOSALS, *VENDORS, *PRODUCTS)
+DISCOUNTS = (
+    Route(
+        "GET", "/v1/discounts", products.list_discounts, "list_discounts", "Discount events, newest first.",
+        reply=product_schemas.DiscountList, query=PAGE_BY_ID,
+    ),
+    Route(
+        "POST", "/v1/discounts", products.create_discount, "create_discount", "Take so much off some products.",
+        "seller", body=product_schemas.DiscountRequest, reply=product_schemas.DiscountReply, status=201,
+        problems=(catalog_errors.VendorMissing, catalog_errors.ProductUnknown),
+    ),
+    Route(
+        "GET", "/v1/discounts/{discount}", products.show_discount, "show_discount", "One discount event.",
+        reply=product_schemas.DiscountReply, problems=(catalog_errors.DiscountUnknown,),
+    ),
+    Route(
+        "PATCH", "/v1/discounts/{discount}", products.edit_discount, "edit_discount", "Change a discount event.",
+        "seller", body=product_schemas.DiscountPatch, reply=product_schemas.DiscountReply,
+        problems=(catalog_errors.DiscountUnknown, catalog_errors.ProductUnknown),
+    ),
+    Route(
+        "DELETE", "/v1/discounts/{discount}", products.delete_discount, "delete_discount", "End a discount event.",
+        "seller", status=204, problems=(catalog_errors.DiscountUnknown,),
+    ),
+)  # fmt: skip
+
+CATALOGUE: tuple[Route, ...] = (*SALES, *PROPOSALS, *VENDORS, *PRODUCTS, *DISCOUNTS)

@@ -82,6 +82,7 @@ PROBLEMS: Mapping[type[BaseException], Problem] = {
     catalog.ProductInSale: Problem(409, "product_in_sale"),
     catalog.ProductUnavailable: Problem(409, "product_unavailable"),
     catalog.NotEnoughStock: Problem(409, "not_enough_stock"),
+    catalog.DiscountUnknown: Problem(404, "discount_unknown"),
     catalog.SalesOverlap: Problem(409, "sales_overlap"),
     catalog.ItemExists: Problem(409, "item_exists"),
     catalog.ProposalDecided: Problem(409, "proposal_decided"),

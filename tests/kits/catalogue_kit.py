@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from contract_kit import Answer, System, new_key, numbers, tokens
@@ -9,6 +10,11 @@ from contract_kit import Answer, System, new_key, numbers, tokens
 from onsale.auth.roles import Role
 
 WON = {"amount": 12_000, "currency": "KRW"}
+
+
+def moment(ahead: timedelta) -> str:
+    """RFC 3339, so far from now."""
+    return (datetime.now(UTC) + ahead).isoformat()
 
 
 async def account(system: System, role: Role = Role.VENDOR) -> str:

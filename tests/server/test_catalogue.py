@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
-from catalogue_kit import WON, account, change, product, vendor
+from catalogue_kit import WON, account, change, moment, product, vendor
 from contract_kit import new_key
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 
 async def free(system, product):
     """Units free."""
@@ -175,6 +178,115 @@ async def test_products_are_listed_by_state_and_price_in_keyset_pages(system):
 
     assert [dear["product"]] == [one["product"] for one in first["items"]]
     assert ([cheap["product"]], None) == ([one["product"] for one in second["items"]], second["next_cursor"])
+
+
+# discounts
+
+
+async def discount(system, token, *items, starts=timedelta(hours=-1), ends=timedelta(hours=1), **fields):
+    """A new event."""
+    wanted = [{"product": product, "percent": percent} for product, percent in items]
+    times = {"starts_at": moment(starts), "ends_at": moment(ends)}
+    return await system.call("POST", "/v1/discounts", {"title": "Spring", **times, "items": wanted, **fields}, token)
+
+
+async def price(system, product):
+    """What a product costs now, and what is taken off."""
+    told = (await system.call("GET", f"/v1/products/{product}")).json
+    event = told["discount"] and told["discount"]["percent"]
+    return told["price"]["amount"], told["list_price"]["amount"], told["saving"]["amount"], event
+
+
+async def test_a_discount_makes_a_product_cheaper_while_it_is_on(system):
+    """Between its start and its end; what is taken off is shown, and rounded down."""
+    token, _ = await vendor(system)
+    made = (await product(system, token, price={"amount": 999, "currency": "KRW"}))["product"]
+
+    event = await discount(system, token, (made, 15))
+    while_on = await price(system, made)
+    path = f"/v1/discounts/{event.json['discount']}"
+    over = await system.call("PATCH", path, {"ends_at": moment(timedelta(seconds=-1))}, token)
+    after = await price(system, made)
+    ahead = {"starts_at": moment(timedelta(hours=1)), "ends_at": moment(timedelta(hours=2))}
+    await system.call("PATCH", path, ahead, token)
+
+    assert ((201, True), (850, 999, 149, 15)) == ((event.status, event.json["on"]), while_on)
+    assert (False, (999, 999, 0, None)) == (over.json["on"], after)
+    assert (999, 999, 0, None) == await price(system, made)
+
+
+async def test_the_best_discount_counts_and_a_deleted_one_does_not(system):
+    """Two events at once are not added up."""
+    token, _ = await vendor(system)
+    made = (await product(system, token, price={"amount": 1_000, "currency": "KRW"}))["product"]
+    await discount(system, token, (made, 10))
+    best = (await discount(system, token, (made, 30))).json["discount"]
+
+    both = await price(system, made)
+    deleted = await system.call("DELETE", f"/v1/discounts/{best}", token=token)
+
+    assert ((700, 1_000, 300, 30), 204) == (both, deleted.status)
+    assert (900, 1_000, 100, 10) == await price(system, made)
+    assert (404, "discount_unknown") == (await system.call("GET", f"/v1/discounts/{best}")).problem()
+
+
+async def test_an_order_pays_the_price_of_its_moment(system):
+    """An order after the end of an event pays the whole price, whatever was shown before."""
+    token, _ = await vendor(system)
+    made = (await product(system, token, price={"amount": 1_000, "currency": "KRW"}))["product"]
+    event = (await discount(system, token, (made, 50))).json["discount"]
+    buyers = await system.buyers(2)
+    body = {"items": [{"product": made, "quantity": 1}], "expected_total": {"amount": 500, "currency": "KRW"}}
+
+    cheap = await system.call("POST", "/v1/orders", body, buyers[0], Idempotency_Key=new_key())
+    await system.call("PATCH", f"/v1/discounts/{event}", {"ends_at": moment(timedelta(seconds=-1))}, token)
+    late = await system.call("POST", "/v1/orders", body, buyers[1], Idempotency_Key=new_key())
+
+    assert (201, 500, 1_000) == (
+        cheap.status, cheap.json["total"]["amount"], cheap.json["items"][0]["list_price"]["amount"]
+    )  # fmt: skip
+    assert ((409, "price_changed"), 1_000) == (late.problem(), late.json["total"]["amount"])
+
+
+async def test_what_is_not_sold_now_is_not_ordered(system):
+    """Before its first moment, after its last, and when it is discontinued."""
+    token, _ = await vendor(system)
+    body = {"items": [{"product": "", "quantity": 1}]}
+    answers = []
+    for fields in (
+        {"available_from": moment(timedelta(hours=1))},
+        {"available_until": moment(timedelta(hours=-1))},
+        {"discontinued": True},
+    ):
+        made = (await product(system, token))["product"]
+        await system.call("PATCH", f"/v1/products/{made}", fields, token)
+        body["items"][0]["product"] = made
+        buyer = await system.buyer()
+        answers.append((await system.call("POST", "/v1/orders", body, buyer, Idempotency_Key=new_key())).problem())
+
+    assert [(409, "product_unavailable")] * 3 == answers
+
+
+async def test_a_vendor_takes_nothing_off_anothers_products(system):
+    """Nor changes another's event."""
+    token, _ = await vendor(system)
+    stranger, _ = await vendor(system)
+    made = (await product(system, token))["product"]
+    event = (await discount(system, token, (made, 10))).json["discount"]
+
+    taken = await discount(system, stranger, (made, 90))
+    changed = await system.call("PATCH", f"/v1/discounts/{event}", {"title": "Mine"}, stranger)
+
+    assert [(403, "forbidden")] * 2 == [taken.problem(), changed.problem()]
+
+
+@pytest.mark.parametrize("fields", [{"ends_at": "2020-01-01T00:00:00Z"}, {"items": []}, {"items": [{"percent": 0}]}])
+async def test_a_bad_discount_is_refused(system, fields):
+    """Upside down, about nothing, taking nothing off."""
+    token, _ = await vendor(system)
+    made = (await product(system, token))["product"]
+
+    assert 422 == (await discount(system, token, (made, 10), **fields)).status
 
 
 # stock

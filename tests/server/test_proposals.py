@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
-from catalogue_kit import WON, account, product, vendor
+from catalogue_kit import WON, account, moment, product, vendor
 from contract_kit import new_key, numbers, sale_body
 
 from onsale.server.app import ROOMS
@@ -14,11 +14,6 @@ from onsale.server.app import ROOMS
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 HOUR = timedelta(hours=1)
-
-
-def moment(ahead: timedelta) -> str:
-    """RFC 3339, so far from now."""
-    return (datetime.now(UTC) + ahead).isoformat()
 
 
 def plan(sale: str, product: str, *, stock=3, opens=2 * HOUR, closes=4 * HOUR, amount=8_000):
