@@ -1,7 +1,10 @@
 -- item_ensure --
--- The shop's item of a product, which holds its units.
+-- The shop's item of a product, which holds its units. A new one waits for a rebuild that has begun to read the shop's
+-- items: it would not be among them, but the move of its first units would be taken for counted.
 INSERT INTO sale_items (sale, product, title, amount, list_amount, currency, stock)
-SELECT '_shop', id, title, amount, amount, currency, 0 FROM products WHERE id = $1
+SELECT s.id, p.id, p.title, p.amount, p.amount, p.currency, 0 FROM products p JOIN sales s ON s.id = '_shop'
+ WHERE p.id = $1 AND NOT EXISTS (SELECT FROM sale_items i WHERE i.sale = '_shop' AND i.product = p.id)
+   FOR SHARE OF s
 ON CONFLICT DO NOTHING;
 
 -- move_of --

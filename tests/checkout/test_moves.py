@@ -170,6 +170,26 @@ async def test_an_answer_of_an_older_epoch_counts_nothing(house: House) -> None:
     assert MoveTick(done=1, refused=0, postponed=0, more=False) == await house.mover().tick()
 
 
+async def test_a_product_that_is_made_during_a_rebuild_keeps_its_units(house: House) -> None:
+    """It waits until the rebuild has read everything, and is counted afterwards."""
+    cap = Product(product="cap", no=0, vendor=None, title="Cap", about="", image=None, amount=1_000, currency="KRW")
+    made: list[asyncio.Task[Product]] = []
+
+    async def make_it(point: str) -> None:
+        if point == "before_fence" and not made:
+            making = Products(house.pool, Vendors(house.pool), house.mover()).create(cap, 5)
+            made.append(asyncio.create_task(making))
+            await asyncio.wait(made, timeout=0.2)
+            assert not made[0].done()
+
+    await Rebuilder(house.pool, house.redis, house.inventory, house.book, make_it).rebuild(SHOP)
+    await made[0]
+    await house.rest()
+
+    assert 5 == (await house.inventory.free(SHOP))["cap"]
+    assert [] == await house.differences()
+
+
 async def test_two_movers_carry_one_move_once(house: House) -> None:
     """However many tick at once."""
     await outcome(house.proposals(Fate("before move_stock")).move("m", SALE, HAT, 30, BOSS))
