@@ -326,6 +326,45 @@ def set_role(email: str, role: str, data_dir: Path | None) -> None:
     click.echo(f"{account} is {role}")
 
 
+@main.group()
+def keys() -> None:
+    """The secret keys that sign and seal."""
+
+
+@keys.command("new")
+@with_data_dir
+def keys_new(data_dir: Path | None) -> None:
+    """Make a key. Where the data directory has keys of its own it becomes the first of them, from the next start on;
+    else put it into ONSALE_SECRET_KEYS yourself."""
+    where = chosen_data_dir(data_dir)
+    if environment().get("ONSALE_SECRET_KEYS") or not (where / running.SECRETS_FILE).exists():
+        click.echo(running.new_secret_key())
+        return
+    running.put_first(where, running.new_secret_key())
+    click.echo(f"a new key is the first in {where / running.SECRETS_FILE}; start again, then: onsale keys rotate")
+
+
+@keys.command("rotate")
+@with_json
+@with_data_dir
+@click.pass_context
+def keys_rotate(context: click.Context, as_json: bool, data_dir: Path | None) -> None:
+    """Seal all personal data anew under the first key of ONSALE_SECRET_KEYS, while the system runs.
+
+    Afterwards nothing at rest needs the older keys; tickets may (they stay listed until the last sale of their time has
+    ended). Ends with 1 where something opens with no listed key.
+    """
+    from onsale.server import operating
+
+    done = run(operating.rotate_keys(found_settings(data_dir)))
+    if as_json:
+        echo_json(done)
+    else:
+        echo_table(("WHAT", "SEALED ANEW", "UNREADABLE"), [(one.what, one.renewed, one.unreadable) for one in done])
+    if any(one.unreadable for one in done):
+        context.exit(1)
+
+
 # --- the record
 
 

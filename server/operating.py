@@ -14,6 +14,7 @@ import asyncpg
 import msgspec
 from msgspec import UNSET
 
+from onsale.auth import rotation as account_rotation
 from onsale.auth.access import AccessTokens
 from onsale.auth.accounts import Accounts, ensure_load_accounts
 from onsale.auth.errors import InvalidRequest, NotFound
@@ -21,10 +22,12 @@ from onsale.auth.keys import Keyring
 from onsale.auth.passwords import PasswordHasher
 from onsale.auth.requests import rfc3339
 from onsale.auth.roles import Role
+from onsale.auth.rotation import Renewed
 from onsale.catalog.errors import SaleFileInvalid
 from onsale.catalog.salefile import parse_sale_file
 from onsale.catalog.sales import Sale, SaleBook, advance_clock
 from onsale.catalog.schemas import sale_reply
+from onsale.checkout import rotation as checkout_rotation
 from onsale.checkout.record.rebuild import Rebuilder
 from onsale.migrations import migrate
 from onsale.queue.control import Admission, Control, PolicyChange
@@ -171,6 +174,15 @@ async def set_role(settings: Settings, email: str, role: Role) -> str:
             return await Accounts(pool, Keyring(settings.secret_keys), PasswordHasher()).set_role(email, role)
         except NotFound:
             raise AccountUnknown from None
+
+
+async def rotate_keys(settings: Settings) -> Sequence[Renewed]:
+    """Seal everything anew under the first secret key; what was done, column by column."""
+    keyring = Keyring(settings.secret_keys)
+    async with database(settings) as pool:
+        accounts = Accounts(pool, keyring, PasswordHasher())
+        columns = (*account_rotation.COLUMNS, *checkout_rotation.COLUMNS)
+        return await account_rotation.Rotation(pool, keyring, columns, accounts.reseal).run()
 
 
 async def move_clock(settings: Settings, by_ms: int) -> int:

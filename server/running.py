@@ -103,7 +103,17 @@ def forget(data_dir: Path) -> None:
 
 def secret_keys(data_dir: Path) -> str:
     """The keys of this data directory, made once: tickets and sign-ins outlive a restart."""
-    return _made_once(data_dir / SECRETS_FILE, lambda: secrets.token_urlsafe(48))
+    return _made_once(data_dir / SECRETS_FILE, new_secret_key)
+
+
+def new_secret_key() -> str:
+    """A key that nobody has."""
+    return secrets.token_urlsafe(48)
+
+
+def put_first(data_dir: Path, key: str) -> None:
+    """Another key signs and seals from the next start on; those there are still verify and open."""
+    replace_file(data_dir / SECRETS_FILE, f"{key},{secret_keys(data_dir)}".encode())
 
 
 def webhook_secret(data_dir: Path) -> str:

@@ -16,6 +16,7 @@ from onsale.auth.errors import InvalidCredentials
 from onsale.auth.keys import Keyring
 from onsale.auth.revocations import Revocations
 from onsale.auth.roles import Role
+from onsale.auth.sessions import Sessions
 from onsale.auth.throttle import ACCOUNT_BUDGET, LETTER_ACCOUNT_BUDGET
 from onsale.auth.verifications import TRIES_MAX
 
@@ -539,3 +540,23 @@ async def test_no_letter_and_no_answer_holds_a_password(
     await deliver()
 
     assert not [letter for letter in mail.letters if PASSWORD in text_of(letter) or NEXT in text_of(letter)]
+
+
+# --- one device at a time
+
+
+async def test_one_device_at_a_time(
+    sessions: Sessions, mina: Account, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the setting says so, of five sign-ins at once one succeeds; signing out, or a new password, makes room."""
+    monkeypatch.setattr(sessions, "_is_single", True)
+    body = {"email": "Mina.Kim@Example.com", "password": "버터 쿠키 seven boats"}
+    answers = await asyncio.gather(*(call("POST", "/v1/sessions", body) for _ in range(5)))
+    (grant,) = (said for status, said in answers if status == 201)
+    wrong = await call("POST", "/v1/sessions", body | {"password": "wrong"})
+    await call("DELETE", "/v1/sessions/current", token=grant["access_token"])
+    after = await call("POST", "/v1/sessions", body)
+
+    assert [(409, "already_signed_in")] * 4 == [code_of(each) for each in answers if each[0] != 201]
+    assert (401, "invalid_credentials") == code_of(wrong)
+    assert 201 == after[0]

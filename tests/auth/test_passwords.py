@@ -15,6 +15,7 @@ import pytest
 
 from onsale.auth.errors import TooManyRequests
 from onsale.auth.hasher import DUMMY_HASH, Question, answer
+from onsale.auth.passwordpolicy import password_flaw
 from onsale.auth.passwords import PasswordHasher
 
 
@@ -146,3 +147,48 @@ async def test_the_worker_ends_with_its_parent(passwords: PasswordHasher) -> Non
 
     assert 0 == await asyncio.wait_for(process.wait(), 10)
     assert not worker.is_running()
+
+
+async def test_in_a_crowd_nobody_waits_beyond_their_patience() -> None:
+    """The worker stands still: those who came behind others are told to come back, not kept."""
+    passwords = PasswordHasher(patience_s=0.05)
+    await passwords.verify(None, "x")
+    os.kill(passwords.worker_pid or 0, signal.SIGSTOP)
+    try:
+        waiting = [asyncio.create_task(passwords.verify(None, "x")) for _ in range(6)]
+        done, late = await asyncio.wait(waiting, timeout=2)
+        refused = [each.exception() for each in done]
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
+    finally:
+        os.kill(passwords.worker_pid or 0, signal.SIGCONT)
+
+    assert [TooManyRequests] * 4 == [type(each) for each in refused]
+    assert not await passwords.verify(None, "x")
+    await passwords.close()
+
+
+async def test_a_worker_that_hangs_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever gave up left it owing an answer; when it has owed it too long another takes its place."""
+    passwords = PasswordHasher()
+    stored = await passwords.hash("x")
+    pid = passwords.worker_pid
+    os.kill(pid or 0, signal.SIGSTOP)
+    asking = asyncio.create_task(passwords.verify(stored, "x"))
+    await asyncio.wait((asking,), timeout=0.05)
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    monkeypatch.setattr("onsale.auth.passwords._ANSWER_WITHIN_S", 0.0)
+
+    assert await passwords.verify(stored, "x")
+    assert pid != passwords.worker_pid
+    await passwords.close()
+
+
+def test_the_list_of_common_passwords_is_there() -> None:
+    """The package that brings it keeps its form, or this fails before a buyer meets an empty list."""
+    assert [("password_common")] * 3 == [
+        (password_flaw(each) or ("", ""))[0] for each in ("1q2w3e4r5t", "Password123", "iloveyou12")
+    ]
+    assert None is password_flaw("blue 전차 seven")

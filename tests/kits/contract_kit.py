@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from aiohttp import web
+from mail_kit import MailServer
 from multidict import CIMultiDict
 
 from onsale.auth.accounts import ensure_load_accounts
@@ -18,6 +19,7 @@ from onsale.auth.roles import Role
 from onsale.server.app import ROOMS
 
 PATIENCE_S = 20
+PASSWORD = "blue 전차 seven"
 numbers = itertools.count(1)
 
 Body = Any
@@ -58,8 +60,12 @@ class Answer:
 class System:
     """A web process with every loop of the others beside it, on real stores."""
 
-    def __init__(self, app: web.Application, address: tuple[str, int], managers: list[str]) -> None:
+    def __init__(
+        self, app: web.Application, address: tuple[str, int], managers: list[str], mail: MailServer
+    ) -> None:
         self.app = app
+        # Where its letters arrive.
+        self.mail = mail
         self.address = address
         self.manager, self.second_manager = managers
         self._buyers = 0
@@ -71,6 +77,23 @@ class System:
 
     async def buyer(self) -> str:
         return (await self.buyers(1))[0]
+
+    async def person(self, email: str, **more: Any) -> str:
+        """Somebody who signed up and verified the address by a letter; an access token. PASSWORD is the password."""
+        body = {"email": email, "password": PASSWORD, "name": "김미나", "phone": "010-9876-5432", **more}
+        assert 202 == (await self.call("POST", "/v1/accounts", body)).status
+        async with asyncio.timeout(PATIENCE_S):
+            while not self.mail.to(email):
+                await asyncio.sleep(0.02)
+        verified = await self.call("POST", "/v1/accounts/verification", {"email": email, "code": self.mail.code(email)})
+        assert 204 == verified.status, verified.body
+        return await self.signed_in(email)
+
+    async def signed_in(self, email: str) -> str:
+        """An access token of a new session."""
+        grant = await self.call("POST", "/v1/sessions", {"email": email, "password": PASSWORD, "device": "미나의 전화"})
+        assert 201 == grant.status, grant.body
+        return str(grant.json["access_token"])
 
     async def raw(self, sent: bytes) -> Answer:
         """Write these bytes and read one answer."""

@@ -12,16 +12,17 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 from contract_kit import System, tokens
+from mail_kit import mail_server
 
 from onsale.auth.accounts import ensure_load_accounts
 from onsale.auth.middleware import ACCESS
 from onsale.auth.roles import Role
 from onsale.checkout.providers.sandbox_server import create_sandbox
 from onsale.lua import connect
-from onsale.server.app import ROOMS, create_app, make_runner
+from onsale.server.app import ROOMS, SETTINGS, create_app, make_runner
 from onsale.server.config import load_settings
 from onsale.server.loop import Loops
-from onsale.server.processes import admitter_loops, flusher_loops, worker_loops
+from onsale.server.processes import admitter_loops, flusher_loops, mail_loops, worker_loops
 
 
 def variables(line_redis_url, shop_redis_url, database_url, data_dir):
@@ -198,12 +199,14 @@ async def system(line_redis_launch, shop_redis_launch, postgres_database, tmp_pa
     await web.TCPSite(sandbox, "127.0.0.1", 0).start()
     environ = variables(line_redis_launch.url, shop_redis_launch.url, postgres_database, folder)
     url = "http://{}:{}".format(*sandbox.addresses[0])
-    app = create_app(load_settings(environ | {"ONSALE_SANDBOX_URL": url}))
-    async with running(app) as runner:
-        loops = Loops()
-        for add in (admitter_loops, flusher_loops, worker_loops):
-            add(app[ROOMS], loops)
-        async with loops.running(drain_s=2.0):
-            managers = await tokens(app, Role.MANAGER, 2, first=9001)
-            yield System(app, runner.addresses[0][:2], managers)
+    async with mail_server() as mail:
+        app = create_app(load_settings(environ | {"ONSALE_SANDBOX_URL": url, "SMTP_URL": mail.url}))
+        async with running(app) as runner:
+            loops = Loops()
+            for add in (admitter_loops, flusher_loops, worker_loops):
+                add(app[ROOMS], loops)
+            mail_loops(app[SETTINGS], app[ROOMS], loops)
+            async with loops.running(drain_s=2.0):
+                managers = await tokens(app, Role.MANAGER, 2, first=9001)
+                yield System(app, runner.addresses[0][:2], managers, mail)
     await sandbox.cleanup()

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 
+import asyncpg
 import click
 import pytest
 from click.testing import CliRunner, Result
 
+from onsale.auth.accounts import Accounts, DemoAccount
+from onsale.auth.keys import Keyring
+from onsale.auth.passwords import PasswordHasher
+from onsale.auth.roles import Role
+from onsale.server import running
 from onsale.server.cli import main
 from onsale.server.demo import demo_sale_text
 from onsale.server.quantities import duration_ms, rate_centi
@@ -247,3 +254,33 @@ def test_bad_durations(text: str) -> None:
     """A number without a unit could be anything."""
     with pytest.raises(ValueError, match="duration"):
         duration_ms(text)
+
+
+async def test_keys_are_rotated(invoke: Invoke, database: asyncpg.Pool, tmp_path: Path) -> None:
+    """An account made under the old key is found with the new one alone; a second walk has nothing to do. Without the
+    old key the command says what it cannot open, and ends with 1."""
+    newest = "n" * 40
+    hasher = PasswordHasher()
+    old = Accounts(database, Keyring([SECRET.encode()]), hasher)
+    await old.ensure_demo([DemoAccount("mina@example.com", "blue 전차 seven", Role.CUSTOMER, "Mina")])
+    await hasher.close()
+    lost = await asyncio.to_thread(invoke, "keys", "rotate", ONSALE_SECRET_KEYS=newest)
+    done = await asyncio.to_thread(invoke, "keys", "rotate", "--json", ONSALE_SECRET_KEYS=f"{newest},{SECRET}")
+    again = await asyncio.to_thread(invoke, "keys", "rotate", "--json", ONSALE_SECRET_KEYS=f"{newest},{SECRET}")
+
+    assert (1, 0, 0) == (lost.exit_code, done.exit_code, again.exit_code)
+    assert {"what": "accounts", "renewed": 1, "unreadable": 0} == json.loads(done.stdout)[0]
+    assert {0} == {each["renewed"] for each in json.loads(again.stdout)}
+    assert await Accounts(database, Keyring([newest.encode()]), hasher).named("mina@example.com")
+
+
+def test_a_new_key_comes_first(invoke: Invoke, tmp_path: Path) -> None:
+    """Where the data directory has keys of its own; where the environment has them it is only shown."""
+    held = running.secret_keys(tmp_path)
+    shown = invoke("keys", "new")
+    put = invoke("keys", "new", "--data-dir", str(tmp_path), ONSALE_SECRET_KEYS="")
+    first, second = running.secret_keys(tmp_path).split(",")
+
+    assert 64 == len(shown.stdout.strip())
+    assert (0, held) == (put.exit_code, second)
+    assert first not in put.stdout and 64 == len(first) and first != second
