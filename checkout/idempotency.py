@@ -123,6 +123,11 @@ def ending_of_row(row: OrderRow, key: str, digest: str) -> Ending:
     raise OrderExpired if row.state in (OrderState.EXPIRED, OrderState.RESERVED) else OrderStateConflict
 
 
+def ended_as(state: str | None) -> Outcome:
+    """What the record's state of an attempt says; one that it does not have was refused."""
+    return Outcome.REFUSED if state is None else _OUTCOMES[state]
+
+
 def _ending(payment: PaymentRow, *, is_given_back: bool) -> Ending:
     outcome = _OUTCOMES[payment.state]
     # The one payment of an order that was bought, and cancelled afterwards.

@@ -275,19 +275,26 @@ class Inventory:
         request = (order, attempt, _remake_item(remake) if remake else None)
         return _changed(await self._batched("confirm", keys, request))
 
-    async def decline(self, keys: ShopKeys, order: str, attempt: str, reason: str) -> Changed:
+    async def decline(
+        self, keys: ShopKeys, order: str, attempt: str, reason: str, remake: OrderDoc | None = None
+    ) -> Changed:
         """A retryable decline: back to reserved with at least 60 s to pay, never beyond twice the hold's life. After
         the fifth try, or where no time is left, the order fails instead: `state` says which. Repeating answers the
-        same. Raises OrderUnknown, OrderStateConflict."""
+        same. With `remake` a claim that Redis forgot ends as well; pass it only while the record has the claim open.
+        Raises OrderUnknown (and no `remake`), OrderStateConflict."""
+        request = (order, attempt, reason, _remake_item(remake) if remake else None)
         with _store_errors():
-            rows = await self._scripts.decline(keys, [(order, attempt, reason)])
+            rows = await self._scripts.decline(keys, [request])
         return _changed(rows[0])
 
-    async def fail(self, keys: ShopKeys, order: str, attempt: str, reason: str) -> Changed:
-        """A final decline: payment_failed, the units free again. Repeating answers the same. Raises OrderUnknown,
-        OrderStateConflict (sold already)."""
+    async def fail(
+        self, keys: ShopKeys, order: str, attempt: str, reason: str, remake: OrderDoc | None = None
+    ) -> Changed:
+        """A final decline: payment_failed, the units free again. Repeating answers the same. `remake` as above. Raises
+        OrderUnknown, OrderStateConflict (sold already)."""
+        request = (order, attempt, reason, _remake_item(remake) if remake else None)
         with _store_errors():
-            rows = await self._scripts.fail(keys, [(order, attempt, reason)])
+            rows = await self._scripts.fail(keys, [request])
         return _changed(rows[0])
 
     async def refuse(self, keys: ShopKeys, order: str, attempt: str, reason: str, event_id: str = "") -> Changed | None:

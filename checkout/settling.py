@@ -19,7 +19,7 @@ import structlog
 from onsale.auth.errors import StoreUnavailable
 from onsale.catalog.sales import SaleBook
 from onsale.checkout.errors import OrderStateConflict, OrderUnknown, ShopRecovering
-from onsale.checkout.idempotency import AMOUNT_MISMATCH, Ending, Outcome
+from onsale.checkout.idempotency import AMOUNT_MISMATCH, Ending, Outcome, ended_as
 from onsale.checkout.inventory import Changed, Inventory
 from onsale.checkout.orders import Orders
 from onsale.checkout.ports import Attempt, Charge, ChargeState, Method, PaymentProvider
@@ -206,10 +206,21 @@ class Settler:
         """Back to its buyer, or failed; recorded before it is answered, so that a repeat finds it."""
         verb = self._inventory.decline if is_retryable else self._inventory.fail
 
-        async def end(keys: ShopKeys) -> tuple[ShopKeys, Changed]:
-            return keys, await verb(keys, claim.doc.order, claim.attempt, reason)
+        def ending(remake: OrderDoc | None) -> Awaitable[tuple[ShopKeys, Changed]]:
+            async def end(keys: ShopKeys) -> tuple[ShopKeys, Changed]:
+                return keys, await verb(keys, claim.doc.order, claim.attempt, reason, remake)
 
-        keys, changed = await self._shop.insist(claim.sale, end)
+            return self._shop.insist(claim.sale, end)
+
+        try:
+            keys, changed = await ending(None)
+        except (OrderUnknown, OrderStateConflict):
+            # Redis has no such open claim: the record says whether it has ended, or is to end now.
+            row = await self._orders.get(claim.doc.order)
+            state = None if row is None else row.payment_state(claim.attempt)
+            if state != "pending":
+                return Ending(claim.attempt, claim.key, ended_as(state), reason, is_recorded=True)
+            keys, changed = await ending(claim.doc)
         verdict = await self._feed.verdict(keys, "money", changed.event_id, claim.doc.order, patience_ms)
         if _is_fenced(verdict):
             return _still_open(claim)

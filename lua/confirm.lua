@@ -19,11 +19,7 @@
 local meta, stock, holds, orders, docs = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local buyers, turns, keys, ended, money, closings = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
 -- include: ending
--- An order comes to rev 11 by itself (reserved, five tries of two changes each): the record, which takes the higher rev,
--- must take that of an order made again.
-local REMADE_REV = 100
--- Where the units of an order are by its state, for a claim that Redis does not know.
-local UNITS_BY_STATE = {reserved = "held", expired = "free", released = "free", payment_failed = "free"}
+-- include: remaking
 local items = cmsgpack.unpack(ARGV[1])
 if not is_registered(meta) then return all_answer(items, RECOVERING) end
 if not has_types(stock, "hash", holds, "zset", orders, "hash", docs, "hash", buyers, "hash", turns, "hash",
@@ -42,16 +38,10 @@ local function plan_sale(id, order, attempt, from)
   return plan
 end
 
-local function plan_remake(id, order, attempt_id, remake)
-  local buyer, turn, things, key, digest, doc = unpack(remake, 1, 6)
-  local is_forgotten = not order
-  local from = order and UNITS_BY_STATE[order[STATE]] or "free"
-  order = order or {"reserved", 0, buyer, turn, things, now_ms, now_ms, buyer .. "|" .. key, "", {}}
-  order[REV] = math.max(order[REV], REMADE_REV - 1)
-  local attempt = {attempt_id, "", "", "", "open", "", "", 0}
-  order[ATTEMPTS][#order[ATTEMPTS] + 1] = attempt
-  local plan = plan_sale(id, order, attempt, from)
-  if is_forgotten then plan.doc, plan.digest = doc, digest end
+local function plan_remade_sale(id, order, attempt_id, remake)
+  local made, attempt, from, is_new = remake_claim(order, attempt_id, remake, now_ms)
+  local plan = plan_sale(id, made, attempt, from)
+  if is_new then plan.remade = remake end
   return plan
 end
 
@@ -65,8 +55,8 @@ local function decide(item)
   if attempt and attempt[TRY_OUTCOME] == "open" and order[STATE] == "confirming" then
     return nil, plan_sale(id, order, attempt, "claimed")
   end
-  if attempt or (order and not UNITS_BY_STATE[order[STATE]]) then return {STATE_CONFLICT} end
-  if remake then return nil, plan_remake(id, order, attempt_id, remake) end
+  if not is_claim_forgotten(order, attempt) then return {STATE_CONFLICT} end
+  if remake then return nil, plan_remade_sale(id, order, attempt_id, remake) end
   return {order and STATE_CONFLICT or UNKNOWN}
 end
 
@@ -78,10 +68,7 @@ local function write(plan)
   local event = redis.call("XADD", money, "*", "verb", "confirmed", "order", id, "rev", order[REV], "at", now_ms,
     "attempt_id", attempt[TRY_ID])
   attempt[TRY_OUTCOME], attempt[TRY_END_EVENT], attempt[TRY_END_REV] = "sold", event, order[REV]
-  if plan.doc then
-    redis.call("HSET", docs, id, plan.doc)
-    write_packed(keys, order[KEY], {plan.digest, OK, id, order[EXPIRES_AT], event})
-  end
+  write_remade(plan, event)
   write_ending(plan, "confirmed", event, now_ms)
   if plan.turn then redis.call("ZADD", ended, now_ms, "t|" .. order[TURN]) end
   if plan.closes_turn then

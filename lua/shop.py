@@ -182,12 +182,12 @@ class ShopScripts:
         """(order, attempt, remake): OK, event_id, rev, expires_at_ms, state, is_replay | refusal."""
         return _rows(await self._call("confirm", keys, _pack(items)))
 
-    async def decline(self, keys: ShopKeys, items: Sequence[tuple[str, str, str]]) -> list[Row]:
-        """(order, attempt, reason): OK, event_id, rev, expires_at_ms, state, is_replay | refusal."""
+    async def decline(self, keys: ShopKeys, items: Sequence[tuple[str, str, str, RemakeItem | None]]) -> list[Row]:
+        """(order, attempt, reason, remake): OK, event_id, rev, expires_at_ms, state, is_replay | refusal."""
         return _rows(await self._call("decline", keys, _pack(items)))
 
-    async def fail(self, keys: ShopKeys, items: Sequence[tuple[str, str, str]]) -> list[Row]:
-        """(order, attempt, reason): OK, event_id, rev, expires_at_ms, state, is_replay | refusal."""
+    async def fail(self, keys: ShopKeys, items: Sequence[tuple[str, str, str, RemakeItem | None]]) -> list[Row]:
+        """(order, attempt, reason, remake): OK, event_id, rev, expires_at_ms, state, is_replay | refusal."""
         return _rows(await self._call("fail", keys, _pack(items)))
 
     async def refuse(self, keys: ShopKeys, items: Sequence[tuple[str, str, str, str]]) -> list[Row]:
@@ -298,8 +298,8 @@ KEYS: dict[str, tuple[str, ...]] = {
     "amend": ("meta", "stock", "orders", "docs", "buyers", "turns", "money", "holdings"),
     "pin": ("meta", "stock", "holds", "orders", "docs", "money"),
     "confirm": ("meta", "stock", "holds", "orders", "docs", "buyers", "turns", "keys", "ended", "money", "closings"),
-    "decline": ("meta", "stock", "holds", "orders", "buyers", "turns", "ended", "money"),
-    "fail": ("meta", "stock", "holds", "orders", "buyers", "turns", "ended", "money"),
+    "decline": ("meta", "stock", "holds", "orders", "docs", "buyers", "turns", "keys", "ended", "money"),
+    "fail": ("meta", "stock", "holds", "orders", "docs", "buyers", "turns", "keys", "ended", "money"),
     "refuse": ("meta", "stock", "holds", "orders", "buyers", "turns", "ended"),
     "release": ("meta", "stock", "holds", "orders", "buyers", "turns", "ended", "holdings"),
     "order_look": ("meta", "orders", "docs"),

@@ -33,7 +33,7 @@ end
 local function write_ending(plan, state, event, now_ms)
   local order = plan.order
   order[STATE], order[EVENT] = state, event
-  redis.call("HSET", stock, unpack(plan.units))
+  if #plan.units > 0 then redis.call("HSET", stock, unpack(plan.units)) end
   write_buyer(order[BUYER], plan.buyer)
   if plan.turn then write_turn(order[TURN], plan.turn) end
   redis.call("ZADD", ended, now_ms, plan.id)

@@ -61,9 +61,10 @@ local function read_units(stock, field)
 end
 
 -- Counters after an order's units went from one to another, as HSET takes them. Raises rather than leave one below zero;
--- only `free` may be, where the record outranks Redis.
+-- only `free` may be, where the record outranks Redis. From a counter to itself nothing moves.
 local function moved_units(stock, items, from, to)
   local fields = {}
+  if from == to then return fields end
   for _, item in ipairs(items) do
     local source, target = item[1] .. ":" .. from, item[1] .. ":" .. to
     local left = read_units(stock, source) - item[2]

@@ -435,3 +435,21 @@ async def rebuild(checkout: Checkout) -> None:
     """Make the sale's keys anew under the next epoch."""
     await Rebuilder(checkout.pool, checkout.redis, checkout.inventory, checkout.book).rebuild(SALE)
     await checkout.book.refresh()
+
+
+@pytest.mark.parametrize(("token", "outcome"), [("decline_funds", "declined"), ("fail_other", "failed")])
+async def test_decline_of_a_claim_that_redis_forgot(checkout: Checkout, token: str, outcome: str) -> None:
+    """Declined, then Redis forgot the order: the claim ends in the record, in one tick, and no unit is lost."""
+    process = checkout.another(fate=Fate("after charge"))
+    held = await process.reserve("ann")
+    await die(process, held.order, token)
+    await checkout.redis.hdel(checkout.keys.orders, held.order)
+    await checkout.expire_leases()
+
+    tick = await checkout.completer.tick()
+
+    assert 1 == tick.attempts
+    row = await checkout.row(held.order)
+    assert (OrderState.PAYMENT_FAILED, "released") == (row.state, row.claim)
+    assert "failed" == row.payments[0].state
+    assert 0 == (await checkout.completer.tick()).attempts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from redis.asyncio import Redis
-from shop_kit import KEYS, Shop, new_attempt, with_terms
+from shop_kit import KEYS, Shop, new_attempt, order_doc, with_terms
 
 from onsale.checkout import errors
 from onsale.checkout.inventory import OrderState
@@ -179,3 +179,62 @@ async def test_a_sale_the_record_refused(shop: Shop) -> None:
     ]
     assert {"free": 10, "stock": 10} == await shop.units()
     assert (await shop.reserve("ann", {"jacket": 2})).rev == 1
+
+
+async def test_a_forgotten_claim_fails(shop: Shop) -> None:
+    """Redis knows nothing of the order, the record has its claim open: an event that the record takes for newer, no
+    unit moved twice, and repeats answer the same."""
+    doc = order_doc("forgotten", "ann", "turn-x", {"jacket": 2}, "key-1")
+    for verb, order in ((shop.inventory.fail, "forgotten"), (shop.inventory.decline, "forgotten-too")):
+        with pytest.raises(errors.OrderUnknown):
+            await verb(KEYS, order, "attempt-1", "funds")
+        changed = await verb(KEYS, order, "attempt-1", "funds", doc)
+        again = await verb(KEYS, order, "attempt-1", "funds", doc)
+
+        assert (OrderState.PAYMENT_FAILED, 100) == (changed.state, changed.rev)
+        assert (changed.event_id, True) == (again.event_id, again.is_replay)
+        view = await shop.look(order)
+        assert ("payment_failed", "ann") == (view.state, view.buyer)
+    assert {"free": 10, "stock": 10} == await shop.units()
+
+
+@pytest.mark.parametrize(("state", "expected"), [("reserved", "reserved"), ("expired", "payment_failed")])
+async def test_a_forgotten_decline_of_a_known_order(shop: Shop, state: str, expected: str) -> None:
+    """Redis has the order as it was before the pin: its buyer may pay again. Where it ended since, it fails."""
+    held = await shop.reserve("ann", turn="turn-x")
+    if state == "expired":
+        await shop.age(held.order, 600_000)
+        await shop.inventory.lapse(KEYS, 1)
+    doc = order_doc(held.order, "ann", "turn-x", {"jacket": 1}, "k")
+
+    changed = await shop.inventory.decline(KEYS, held.order, "attempt-1", "funds", doc)
+    again = await shop.inventory.decline(KEYS, held.order, "attempt-1", "funds", doc)
+
+    assert (expected, 100, changed.event_id) == (changed.state, changed.rev, again.event_id)
+    units = {"free": 9, "held": 1, "stock": 10} if expected == "reserved" else {"free": 10, "stock": 10}
+    assert units == await shop.units()
+    assert int(expected == "reserved") == await shop.redis.zcard(KEYS.holds)
+
+
+async def test_a_forgotten_failure_of_a_reserved_order(shop: Shop) -> None:
+    """Its hold goes, its unit is free, its buyer may reserve again."""
+    held = await shop.reserve("ann", turn="turn-x")
+    doc = order_doc(held.order, "ann", "turn-x", {"jacket": 1}, "k")
+
+    await shop.inventory.fail(KEYS, held.order, "attempt-1", "other", doc)
+
+    assert {"free": 10, "stock": 10} == await shop.units()
+    assert 0 == await shop.redis.zcard(KEYS.holds)
+    await shop.reserve("ann", turn="turn-y")
+
+
+async def test_remake_changes_nothing_that_redis_knows(shop: Shop) -> None:
+    """A claim that is there ends as ever; one that another attempt runs on, or that is sold, is not touched."""
+    order, attempt = await shop.pinned("ann")
+    doc = order_doc(order, "ann", "turn-x", {"jacket": 1}, "k")
+    with pytest.raises(errors.OrderUnknown):
+        await shop.inventory.decline(KEYS, order, "another", "funds", doc)
+    changed = await shop.inventory.decline(KEYS, order, attempt, "funds", doc)
+
+    assert 100 > changed.rev
+    assert {"free": 9, "held": 1, "stock": 10} == await shop.units()
