@@ -47,6 +47,14 @@ class DiscountUnknown(CatalogError):
     """There is no such discount event."""
 
 
+class WishExists(CatalogError):
+    """You wish for this product already."""
+
+
+class CartFull(CatalogError):
+    """The cart holds as many products as one order may."""
+
+
 class SaleExists(CatalogError):
     """There is a sale with this id already."""
 

@@ -116,7 +116,13 @@ async def delete_vendor(request: web.Request) -> web.Response:
 async def list_products(request: web.Request) -> web.Response:
     """GET /v1/products"""
     asked = query(
-        request, limit=page_limit, cursor=_cursor, state=ProductState, vendor=str, price_min=_amount, price_max=_amount
+        request,
+        limit=page_limit,
+        cursor=product_cursor,
+        state=ProductState,
+        vendor=str,
+        price_min=_amount,
+        price_max=_amount,
     )
     limit: int = asked.get("limit", PAGE_LIMIT_DEFAULT)
     on_sale = products_on_sale(request.app[BOOK], _now_ms())
@@ -131,7 +137,7 @@ async def list_products(request: web.Request) -> web.Response:
             on_sale=sorted(on_sale),
         )
     )
-    page = await _shown_all(request, found[:limit])
+    page = await shown_all(request, found[:limit])
     return reply(200, ProductList(page, str(found[limit - 1].no) if len(found) > limit else None))
 
 
@@ -237,13 +243,14 @@ def products_on_sale(book: SaleBook, now_ms: int) -> frozenset[str]:
 
 
 async def _shown(request: web.Request, product: Product) -> ProductReply:
-    found = await _shown_all(request, [product])
+    found = await shown_all(request, [product])
     if not found:
         raise ProductUnknown
     return found[0]
 
 
-async def _shown_all(request: web.Request, products: Sequence[Product]) -> list[ProductReply]:
+async def shown_all(request: web.Request, products: Sequence[Product]) -> list[ProductReply]:
+    """Products as anyone sees them now; those deleted meanwhile left out."""
     on_sale = products_on_sale(request.app[BOOK], _now_ms())
     offers = await request.app[OFFERS].now([product.product for product in products])
     return [
@@ -330,7 +337,8 @@ def _given(value: Any | UnsetType) -> Any:
     return None if value is UNSET else value
 
 
-def _cursor(text: str) -> int:
+def product_cursor(text: str) -> int:
+    """The number that ended the page before."""
     return whole(text, 1, CURSOR_MAX)
 
 

@@ -38,14 +38,20 @@ class StockBoard:
     async def free(self, product: str) -> int:
         """Units of the product that can be reserved now, in the shop and in all its sales. Raises ProductUnknown, and
         ShopRecovering while one of them cannot be read."""
-        return (await self.free_of((product,)))[product]
-
-    async def free_of(self, products: Sequence[str]) -> Mapping[str, int]:
-        """The same for several."""
         if time.monotonic() >= self._fresh_until_s:
             await self._refresh()
-        units = await asyncio.gather(*(self._sum(product) for product in products))
+        return await self._sum(product)
+
+    async def known(self, products: Sequence[str]) -> Mapping[str, int | None]:
+        """The same of several, where nothing is refused: None for what cannot be said now."""
+        units = await asyncio.gather(*(self._or_none(product) for product in products))
         return dict(zip(products, units, strict=True))
+
+    async def _or_none(self, product: str) -> int | None:
+        try:
+            return await self.free(product)
+        except (ProductUnknown, ShopRecovering):
+            return None
 
     async def _sum(self, product: str) -> int:
         in_sales = self._free.get(product, 0)

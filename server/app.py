@@ -38,9 +38,11 @@ from onsale.auth.throttle import (
 from onsale.auth.tickets import Tickets
 from onsale.auth.verifications import Verifications
 from onsale.catalog import handlers as catalog
+from onsale.catalog import list_handlers as lists
 from onsale.catalog import product_handlers as products
 from onsale.catalog import proposal_handlers as proposals
 from onsale.catalog.discounts import Discounts
+from onsale.catalog.lists import Carts, Wishes
 from onsale.catalog.moves import Moves, ShopStock
 from onsale.catalog.offers import Offers
 from onsale.catalog.products import Products
@@ -244,6 +246,8 @@ def _open_catalogue(app: web.Application, rooms: Rooms) -> None:
     app[catalog.BOOK] = rooms.book
     app[products.VENDORS] = vendors
     app[products.PRODUCTS] = Products(pool, vendors, mover)
+    app[lists.WISHES] = Wishes(pool, app[products.PRODUCTS])
+    app[lists.CARTS] = Carts(pool, app[products.PRODUCTS])
     app[products.OFFERS] = Offers(pool)
     app[products.DISCOUNTS] = Discounts(pool, vendors)
     app[products.SHOP_STOCK] = ShopStock(pool, mover)
@@ -271,4 +275,5 @@ def _open_checkout(app: web.Application, rooms: Rooms) -> CheckoutFlow:
     app[checkout.INBOX] = rooms.inbox
     app[checkout.READS] = reads
     app[checkout.STOCK] = StockBoard(rooms.book, rooms.inventory)
+    app[lists.FIGURES] = app[checkout.STOCK]
     return flow

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from onsale.catalog import errors as catalog_errors
 from onsale.catalog import handlers as catalog
+from onsale.catalog import list_handlers as lists
+from onsale.catalog import list_schemas, product_schemas, proposal_schemas
 from onsale.catalog import product_handlers as products
-from onsale.catalog import product_schemas, proposal_schemas
 from onsale.catalog import proposal_handlers as proposals
 from onsale.catalog import schemas as catalog_schemas
 from onsale.catalog.salefile import SaleFile
@@ -180,4 +181,33 @@ DISCOUNTS = (
     ),
 )  # fmt: skip
 
-CATALOGUE: tuple[Route, ...] = (*SALES, *PROPOSALS, *VENDORS, *PRODUCTS, *DISCOUNTS)
+CART = (catalog_errors.ProductUnknown, catalog_errors.ProductUnavailable, catalog_errors.CartFull)
+
+LISTS = (
+    Route(
+        "GET", "/v1/wishes", lists.list_wishes, "list_wishes", "What you wish for, newest first.", "buyer",
+        reply=list_schemas.WishList, query=PAGE,
+    ),
+    Route(
+        "PUT", "/v1/wishes/{product}", lists.add_wish, "add_wish", "Wish for a product.", "buyer", status=204,
+        problems=(catalog_errors.ProductUnknown, catalog_errors.WishExists),
+    ),
+    Route(
+        "DELETE", "/v1/wishes/{product}", lists.remove_wish, "remove_wish", "Wish for it no more.", "buyer", status=204,
+    ),
+    Route(
+        "GET", "/v1/cart", lists.show_cart, "show_cart", "Your cart at the prices and stock of this moment.", "buyer",
+        reply=list_schemas.CartReply,
+    ),
+    Route("DELETE", "/v1/cart", lists.empty_cart, "empty_cart", "Empty your cart.", "buyer", status=204),
+    Route(
+        "PUT", "/v1/cart/items/{product}", lists.put_in_cart, "put_in_cart", "So many units of a product.", "buyer",
+        body=list_schemas.QuantityRequest, reply=list_schemas.CartReply, problems=CART,
+    ),
+    Route(
+        "DELETE", "/v1/cart/items/{product}", lists.remove_from_cart, "remove_from_cart",
+        "Take a product out of your cart.", "buyer", status=204,
+    ),
+)  # fmt: skip
+
+CATALOGUE: tuple[Route, ...] = (*SALES, *PROPOSALS, *VENDORS, *PRODUCTS, *DISCOUNTS, *LISTS)

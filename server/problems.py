@@ -83,6 +83,8 @@ PROBLEMS: Mapping[type[BaseException], Problem] = {
     catalog.ProductUnavailable: Problem(409, "product_unavailable"),
     catalog.NotEnoughStock: Problem(409, "not_enough_stock"),
     catalog.DiscountUnknown: Problem(404, "discount_unknown"),
+    catalog.WishExists: Problem(409, "wish_exists"),
+    catalog.CartFull: Problem(409, "cart_full"),
     catalog.SalesOverlap: Problem(409, "sales_overlap"),
     catalog.ItemExists: Problem(409, "item_exists"),
     catalog.ProposalDecided: Problem(409, "proposal_decided"),

@@ -23,7 +23,9 @@ from onsale.auth.letters import Letters
 from onsale.auth.mailer import FORGET_INTERVAL_MS, MAILER_INTERVAL_MS, Mailer, OutboxJanitor
 from onsale.auth.post import Post
 from onsale.auth.registrar import REGISTRAR_INTERVAL_MS, Registrar
+from onsale.catalog.lists import Carts
 from onsale.catalog.moves import Moves
+from onsale.catalog.products import Products
 from onsale.catalog.proposals import Proposals
 from onsale.catalog.rules import ProposalRules
 from onsale.catalog.vendors import Vendors
@@ -71,6 +73,7 @@ REAP_INTERVAL_MS = 500
 KEEP_INTERVAL_MS = 500
 COMPLETE_INTERVAL_MS = 250
 SECOND_MS = 1_000
+MINUTE_MS = 60_000
 # How many connections the kernel holds for us while the loop is busy: a crowd arrives within one instant.
 BACKLOG = 4096
 
@@ -141,6 +144,7 @@ def worker_loops(rooms: Rooms, loops: Loops) -> None:
     loops.add("delivery", Delivery(stores.pool, AfterSale(stores.pool)).tick, SECOND_MS)
     loops.add("reaper", Reaper(rooms.inventory, rooms.book).tick, REAP_INTERVAL_MS)
     _add_stock_loops(rooms, loops)
+    _add_catalogue_loops(rooms, loops)
     loops.add("caretaker", Caretaker(rooms.inventory, rooms.book).tick, SECOND_MS)
     loops.add("janitor", Janitor(stores.pool).tick, JANITOR_INTERVAL_MS)
     loops.add("inbox_janitor", rooms.inbox.forget, JANITOR_INTERVAL_MS)
@@ -161,6 +165,12 @@ def mail_loops(settings: Settings, rooms: Rooms, loops: Loops) -> None:
         mailer = Mailer(rooms.stores.pool, rooms.sealer, Post(settings.smtp_url), letters, rooms.recipients.of)
         loops.add("mailer", mailer.tick, MAILER_INTERVAL_MS)
     loops.add("outbox_janitor", OutboxJanitor(rooms.stores.pool).tick, FORGET_INTERVAL_MS)
+
+
+def _add_catalogue_loops(rooms: Rooms, loops: Loops) -> None:
+    pool = rooms.stores.pool
+    products = Products(pool, Vendors(pool), StockMover(Moves(pool), rooms.inventory))
+    loops.add("carts", Carts(pool, products).tick, MINUTE_MS)
 
 
 def _add_stock_loops(rooms: Rooms, loops: Loops) -> None:
