@@ -27,7 +27,7 @@ FIELDS = FRAME_FIELDS | {
     # Things of the domain, by id.
     "account", "role", "session", "sale", "ticket", "place", "lane", "turn", "order", "order_id", "product",
     "attempt", "payment", "refund", "provider", "epoch", "line_epoch", "shop_epoch", "stream", "event_id", "upto",
-    "prev", "seq", "state", "reason", "why", "retryable", "rev", "kind",
+    "prev", "seq", "state", "reason", "why", "retryable", "rev", "kind", "moves",
     # Figures.
     "rate", "active", "active_max", "free", "held", "claimed", "sold", "waiting", "absent", "tail", "places",
     "ceiling", "amount", "currency", "quantity", "rows", "events", "accepted", "refused", "poisoned", "lapsed",

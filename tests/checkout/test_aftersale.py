@@ -333,9 +333,9 @@ async def test_a_stale_capture_after_a_cancellation(checkout: Checkout, after: A
     row = await checkout.row(order)
     claim = checkout.claim(row, row.payments[0].payment)
     await after.cancel(order)
-    charge = await checkout.guarded.find(attempt=claim.attempt)
+    charge = await checkout.guarded.find(claim.asked())
 
-    await checkout.flow._driver._settler.give_back(checkout.guarded, claim.attempt, charge, "no_claim")
+    await checkout.flow._driver._settler.give_back(checkout.guarded, claim.asked(), charge, "no_claim")
 
     assert 700 == (await checkout.sandbox.charges(order))[0]["refunded_amount"]
 

@@ -208,5 +208,6 @@ async def system(line_redis_launch, shop_redis_launch, postgres_database, tmp_pa
             mail_loops(app[SETTINGS], app[ROOMS], loops)
             async with loops.running(drain_s=2.0):
                 managers = await tokens(app, Role.MANAGER, 2, first=9001)
-                yield System(app, runner.addresses[0][:2], managers, mail)
+                [master] = await tokens(app, Role.MASTER, 1, first=9003)
+                yield System(app, runner.addresses[0][:2], managers, master, mail)
     await sandbox.cleanup()

@@ -2,6 +2,7 @@
 
 import pytest
 import pytest_asyncio
+from contract_kit import Names
 
 from onsale.auth.accounts import Accounts, DemoAccount
 from onsale.auth.passwords import PasswordHasher
@@ -22,14 +23,7 @@ async def names(system):
     """Something for every variable part of a path."""
     sale, buyer = await system.sale(), await system.buyer()
     ticket = (await system.joined(sale, buyer))["ticket"]
-    return {
-        "sale": sale,
-        "product": f"{sale}-hat",
-        "ticket": ticket,
-        "order": "none",
-        "session": "none",
-        "code": "sold_out",
-    }
+    return Names(sale=sale, product=f"{sale}-hat", ticket=ticket, code="sold_out")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -46,7 +40,7 @@ async def ann(system):
 @pytest.mark.parametrize("route", READS, ids=lambda route: route.name)
 async def test_head_is_get_without_its_body(system, names, route):
     """The same status and headers, for whoever asks; other sites read what anyone may."""
-    path = route.path.format(**names)
+    path = route.path.format_map(names)
     for token in (system.manager, None):
         got, asked = [await system.call(method, path, token=token) for method in ("GET", "HEAD")]
         assert (got.status, set(got.headers), b"") == (asked.status, set(asked.headers), asked.body)
@@ -64,7 +58,7 @@ async def test_other_methods_are_refused(system, names, path):
     own = [route for route in API if route.path == path]
     allowed |= {"OPTIONS"} if any(route.is_public for route in own) else set()
     for method in {"GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"} - allowed:
-        answer = await system.call(method, path.format(**names), token=system.manager)
+        answer = await system.call(method, path.format_map(names), token=system.manager)
         assert (405, "method_not_allowed") == answer.problem()
         assert allowed == set(answer.headers["Allow"].split(", "))
         assert "Access-Control-Allow-Origin" not in answer.headers
