@@ -16,26 +16,18 @@ _PAIRS = tuple(a + b for a in _ALPHABET for b in _ALPHABET)
 _TEXT = re.compile(r"[0-9a-v]+", re.ASCII)
 
 SALE_NO_MAX = 2**24 - 1
-_RANDOM_BITS = 80
-
-
-_last = 0
 
 
 def new_id() -> str:
-    """26 characters: 6 bytes of time, 10 random. Those of one process and millisecond sort as they were made."""
-    global _last
-    number = int.from_bytes(_now_bytes() + os.urandom(10), "big")
-    if number <= _last and number >> _RANDOM_BITS == _last >> _RANDOM_BITS:
-        # A step that nobody guesses; the random part is too wide to overflow by it.
-        number = _last + 1 + int.from_bytes(os.urandom(4), "big")
-    _last = number
-    return to_text(number.to_bytes(16, "big"))
+    """26 characters: 8 bytes of time, 8 random."""
+    ms, fraction = _now()
+    return to_text(ms + fraction + os.urandom(8))
 
 
 def order_id(sale_no: int) -> str:
-    """26 characters: 6 bytes of time, 3 of the sale's number, 7 random. The order names its sale."""
-    return to_text(_now_bytes() + sale_no.to_bytes(3, "big") + os.urandom(7))
+    """26 characters: 6 bytes of time, 3 of the sale's number, 2 more of time, 5 random. The order names its sale."""
+    ms, fraction = _now()
+    return to_text(ms + sale_no.to_bytes(3, "big") + fraction + os.urandom(5))
 
 
 def sale_no_of(order_id: str) -> int:
@@ -72,5 +64,8 @@ def from_text(text: str, size: int) -> bytes:
     return number.to_bytes(size, "big")
 
 
-def _now_bytes() -> bytes:
-    return (time.time_ns() // 1_000_000).to_bytes(6, "big")
+def _now() -> tuple[bytes, bytes]:
+    """Six bytes of Unix milliseconds, and two of what has gone of this one, in 16 ns: what one process makes one after
+    another sorts so, however fast."""
+    ms, ns = divmod(time.time_ns(), 1_000_000)
+    return ms.to_bytes(6, "big"), (ns >> 4).to_bytes(2, "big")

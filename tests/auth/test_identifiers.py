@@ -44,6 +44,15 @@ def test_new_ids_carry_their_time() -> None:
     assert before_ms <= made_ms <= time.time_ns() // 1_000_000
 
 
+def test_ids_made_one_after_another_sort_so() -> None:
+    """Within one millisecond too: lists that go by ids show what came last first."""
+    made = [new_id() for _ in range(2_000)]
+    orders = [order_id(7) for _ in range(2_000)]
+
+    assert made == sorted(made)
+    assert orders == sorted(orders)
+
+
 @pytest.mark.parametrize(
     "nonsense",
     [
