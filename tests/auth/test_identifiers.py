@@ -77,11 +77,3 @@ def test_nonsense_is_no_id(nonsense: str) -> None:
     assert not is_id(nonsense)
     with pytest.raises(ValueError):
         sale_no_of(nonsense)
-
-
-def test_ids_of_one_millisecond_sort_as_they_were_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A page by id shows the newest first however fast rows are made."""
-    monkeypatch.setattr("time.time_ns", lambda: 1_790_000_000_000_000_000)
-    made = [new_id() for _ in range(1_000)]
-
-    assert sorted(set(made)) == made
