@@ -14,6 +14,7 @@ from typing import Any
 
 from bench.crowd import Habits, Log, run_crowd
 from bench.faults import crowding, pooler, strikes, verdict
+from bench.faults.bystanders import Bystanders
 from bench.faults.power import NoCompiler, shim
 from bench.faults.strikes import Strike, Trial, heal
 from bench.faults.world import Parts, World, world
@@ -34,6 +35,9 @@ class Scale:
     every_s: float = 1.5
     lasts_s: float = 5.0
     patience_s: float = 240.0
+    # People who only wait, and how often a second they poll, together.
+    bystanders: int = 100
+    polls_per_s: float = 500.0
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,9 @@ async def _sale(trial: Trial, row: Row, scale: Scale, sale: str, tokens: list[st
     one = trial.world
     product = await one.create_sale(sale, units=scale.units, rate=scale.rate, cap=scale.units)
     habits = _with_patience(row.habits, scale.patience_s)
+    bystanders = Bystanders(one, sale, scale.bystanders, scale.polls_per_s)
+    await bystanders.join()
+    waiting = asyncio.create_task(bystanders.poll_on())
     side = asyncio.create_task(row.strike(trial, sale), name=f"strike {row.name}")
     crowd = run_crowd(one.base, sale, product, tokens, habits)
     if row.has_an_end:
@@ -126,12 +133,18 @@ async def _sale(trial: Trial, row: Row, scale: Scale, sale: str, tokens: list[st
         with contextlib.suppress(asyncio.CancelledError):
             await side
     await heal(trial)
+    waiting.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await waiting
     findings = await _drained(one, sale)
     found = await verdict.decide(
         verdict.Asked.of(one, sale, product, scale.units),
         log,
     )
+    found.faults += await bystanders.judge()
     _add(result, log, found)
+    result.requests += bystanders.asked
+    result.unknown += bystanders.statuses["unknown"]
     result.broken += [f"{sale}: {fault}" for fault in [*found.faults, *verdict.audit_faults(findings)]]
     if row.must_sell and found.units_sold != scale.units:
         result.broken.append(f"{sale}: sold {found.units_sold} of {scale.units}")
