@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 from onsale.catalog.rules import DAY_MINUTES, SaleHours
 from onsale.checkout.providers import portone, stripe, toss
 from onsale.checkout.providers.credentials import Credentials
+from onsale.lua.cluster import nodes_of
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 LogStyle = Literal["console", "json"]
@@ -247,7 +248,10 @@ def _url(raw: str, schemes: frozenset[str]) -> str:
 
 
 def _redis_url(raw: str) -> str:
-    return _url(raw, REDIS_SCHEMES)
+    """One server, or several nodes of a cluster split by commas."""
+    for node in nodes_of(raw):
+        _url(node, REDIS_SCHEMES)
+    return raw
 
 
 def _postgres_url(raw: str) -> str:

@@ -268,6 +268,8 @@ ROWS = {
             habits=Habits(arrive_s=0.5), scale={"units": 1, "rate": 5000.0, "buyers": 1000, "sales": 5}),
         Row("expiry-storm", "2,000 holds lapse in one instant while some of them are being paid",
             crowding.expiry_storm(2_000), has_an_end=True),
+        Row("cluster", "on a Redis Cluster of 3 masters and 3 replicas; masters die, replicas take over",
+            strikes.masters, Parts(cluster=True), rarer=6, lasts_s=6.0),
         Row("pgbouncer", "everything behind PgBouncer in transaction mode; SIGKILL of processes and of Postgres",
             strikes.together(strikes.kill("web", "admitter", "flusher", "worker"), strikes.kill("postgres")),
             Parts(pooler=True), rarer=3),

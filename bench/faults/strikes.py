@@ -18,6 +18,7 @@ from typing import Any
 import asyncpg
 import redis.asyncio
 
+from bench.faults import cluster
 from bench.faults.failover import Standby
 from bench.faults.kept import Kept
 from bench.faults.power import cut_redis
@@ -67,7 +68,7 @@ async def heal(trial: Trial) -> None:
         one.signal(signal.SIGCONT)
         await one.up()
     await world.ready()
-    for name in ("line", "shop"):
+    for name in world.stores.keys() & {"line", "shop"}:
         async with redis.asyncio.Redis.from_url(world.url(name)) as store:
             await store.config_set("maxmemory", 0)
 
@@ -109,6 +110,23 @@ def stop(*kinds: str) -> Strike:
                 one.signal(signal.SIGCONT)
 
     return strike
+
+
+async def masters(trial: Trial, sale: str) -> None:
+    """A master of the cluster dies and stays away until its replica has taken over; it comes back as a replica."""
+    while True:
+        await trial.pause()
+        living = await cluster.masters(trial.world.nodes)
+        if not living:
+            continue
+        node = trial.chance.choice(living)
+        await node.down()
+        trial.counts["failover cluster node"] += 1
+        try:
+            await trial.last(0.8)
+        finally:
+            await node.up()
+        await node.ready()
 
 
 def power(*stores: str) -> Strike:

@@ -11,10 +11,12 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import asyncpg
 import redis.asyncio
+from redis.asyncio.cluster import ClusterNode
 
 from bench.crowd import Log
 from bench.faults.world import World
@@ -182,7 +184,7 @@ async def _streams_are_in_the_record(conn: asyncpg.Connection, asked: Asked) -> 
 
 
 async def _confirmed_in(asked: Asked) -> set[str]:
-    async with redis.asyncio.Redis.from_url(asked.shop) as shop:
+    async with _shop(asked) as shop:
         names = [name.decode() async for name in shop.scan_iter(f"{{{asked.sale}:shop}}:*:money")]
         if not names:
             return set()
@@ -192,6 +194,13 @@ async def _confirmed_in(asked: Asked) -> set[str]:
             for _, entry in await shop.xrange(newest)
             if entry.get(b"verb") == b"confirmed" and b"order" in entry
         }
+
+
+def _shop(asked: Asked) -> Any:
+    if "," not in asked.shop:
+        return redis.asyncio.Redis.from_url(asked.shop)
+    nodes = [urlsplit(node) for node in asked.shop.split(",")]
+    return redis.asyncio.RedisCluster(startup_nodes=[ClusterNode(str(node.hostname), node.port) for node in nodes])
 
 
 def audit_faults(findings: Iterable[dict[str, Any]]) -> list[str]:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from bench.faults import cluster
 from bench.faults.kept import Kept, Store
 from bench.faults.link import Link
 from bench.faults.pooler import Pooler
@@ -48,6 +49,8 @@ class Parts:
     shims: bool = False
     # Whether the processes reach Postgres through PgBouncer in transaction mode.
     pooler: bool = False
+    # Whether line and shop are on one Redis Cluster.
+    cluster: bool = False
     dying_flusher: tuple[str, ...] = ()
 
 
@@ -82,7 +85,14 @@ class World:
     def of_kind(self, kind: str) -> list[Kept]:
         return [process for name, process in self.processes.items() if name.partition(".")[0] == kind]
 
+    @property
+    def nodes(self) -> list[Store]:
+        """The servers of the cluster."""
+        return [store for name, store in self.stores.items() if name.startswith("node.")]
+
     def url(self, store: str) -> str:
+        if store not in self.stores:
+            return ",".join(node.url for node in self.nodes)
         return self.stores[store].url
 
     async def command(self, *words: str, check: bool = True) -> str:
@@ -206,6 +216,9 @@ async def _start(one: World) -> None:
 
 
 async def _start_stores(one: World) -> None:
+    if one.parts.cluster:
+        await _start_cluster(one)
+        return
     for store in STORES:
         flags = POSTGRES_FLAGS if store == "postgres" and one.parts.shims else ()
         launch, log = launch_of(store, one.folder / store), one.folder / f"{store}.log"
@@ -214,6 +227,16 @@ async def _start_stores(one: World) -> None:
         one.postgres_power = PostgresPower(one.stores["postgres"], one.folder / "postgres-base")
     await asyncio.gather(*(store.up() for store in one.stores.values()))
     await asyncio.gather(*(store.ready() for store in one.stores.values()))
+
+
+async def _start_cluster(one: World) -> None:
+    for name in ("postgres", *(f"node.{number + 1}" for number in range(2 * cluster.MASTERS))):
+        launch = launch_of("postgres" if name == "postgres" else "shop", one.folder / name)
+        flags = () if name == "postgres" else cluster.FLAGS
+        one.stores[name] = Store(launch, one.folder / f"{name}.log", {}, *flags)
+    await asyncio.gather(*(store.up() for store in one.stores.values()))
+    await asyncio.gather(*(store.ready() for store in one.stores.values()))
+    await cluster.form(one.nodes)
 
 
 def launch_of(store: str, directory: Path) -> embedded.Launch:

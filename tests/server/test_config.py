@@ -30,6 +30,14 @@ def test_line_and_shop_may_live_apart():
     assert ("redis://a", "rediss://b") == (settings.line_redis_url, settings.shop_redis_url)
 
 
+def test_nodes_of_a_cluster():
+    """Several addresses, later ones with or without the scheme; a bad one among them is named."""
+    nodes = "redis://a:7000, b:7001,redis://c:7002"
+    assert nodes == load_settings(GOOD | {"REDIS_URL": nodes}).line_redis_url
+    with pytest.raises(SettingsInvalid, match="REDIS_URL"):
+        load_settings(GOOD | {"REDIS_URL": "redis://a:7000,b:port"})
+
+
 def test_every_flaw_is_named_in_one_message():
     """Whoever deploys mends all of it in one go."""
     bad = {
