@@ -84,6 +84,10 @@ class Kept:
     def _stop_signal(self) -> signal.Signals:
         return signal.SIGTERM
 
+    def said(self, words: str) -> int:
+        """How often its log has these words."""
+        return self._log.read_text(errors="replace").count(words)
+
     def prepare(self) -> None:
         """What must be so before each start."""
 

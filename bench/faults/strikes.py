@@ -369,13 +369,12 @@ async def rolling(trial: Trial, sale: str) -> None:
     for name in itertools.cycle(names):
         await trial.pause()
         process = trial.world.processes[name]
-        before = process.pid
+        # Its port is the others' too: that it answers again is seen in its log, not from outside.
+        before = process.said("process.started")
         process.signal(signal.SIGTERM)
         trial.counts[f"restart {name.partition('.')[0]}"] += 1
-        while process.pid in (before, None):
-            await asyncio.sleep(0.05)
-        # Its port is the others' too: that it answers again is seen in its log, not from outside.
-        await asyncio.sleep(2.0)
+        while process.said("process.started") == before:
+            await asyncio.sleep(0.1)
 
 
 async def poison(trial: Trial, sale: str) -> None:
