@@ -83,8 +83,8 @@ class Reads:
         present = await self._present(buyer, order)
         return OrderDetail(**structs.asdict(present.reply()), address=opened_address(present.doc, self._sealer))
 
-    async def payments(self, buyer: str, order: str) -> tuple[PaymentReply, ...]:
-        """Every try to pay one order of this buyer, oldest first."""
+    async def payments(self, buyer: str | None, order: str) -> tuple[PaymentReply, ...]:
+        """Every try to pay one order of this buyer, oldest first; None = whose it is does not matter."""
         present = await self._present(buyer, order)
         return () if present.row is None else payment_replies(present.row.payments)
 
@@ -163,7 +163,7 @@ class Reads:
             payments=payment_replies(row.payments),
         )
 
-    async def _present(self, buyer: str, order: str) -> Present:
+    async def _present(self, buyer: str | None, order: str) -> Present:
         sale = sale_of(self._book, order)
         looked = self._shop.ask(sale.id, lambda keys: self._inventory.look(keys, order))
         found = await asyncio.gather(looked, self._orders.get(order), return_exceptions=True)
@@ -172,7 +172,7 @@ class Reads:
         if owner is None:
             # Only a store that answered may say that there is no such order.
             _raise_first(found)
-        if owner != buyer:
+        if buyer not in (None, owner):
             raise OrderUnknown
         return self._merged(view, row)
 

@@ -138,7 +138,8 @@ CHECKOUT = (
         ),
     ),
     Route(
-        "GET", "/v1/orders/{order}/payments", checkout.payments, "list_payments", "Every try to pay an order.",
+        "GET", "/v1/orders/{order}/payments", checkout.payments, "list_payments",
+        "Every try to pay one of your orders; managers see those of any.",
         "holder", reply=checkout_schemas.PaymentList, problems=(checkout_errors.OrderUnknown,),
     ),
     Route(

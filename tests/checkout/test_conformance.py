@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 from aiohttp.test_utils import unused_port
+from flow_kit import PRICE, Checkout
 from provider_kit import AMOUNT, NAMES, OLD_SECRET, ORDER, SECRET, Rig, rig_of
 
-from onsale.checkout.errors import EventUnreadable, SignatureInvalid
+from onsale.checkout.errors import AmountMismatch, EventUnreadable, PaymentDeclined, SignatureInvalid
 from onsale.checkout.ports import Charge, ChargeState
 from onsale.checkout.providers import FAILURES_MAX, Guarded
 from onsale.checkout.providers.credentials import Credentials
@@ -282,6 +283,33 @@ async def test_currencies_that_are_counted_otherwise_are_declined(tmp_path: Path
             assert (DECLINED, "currency_unsupported") == (charge.state, charge.reason)
             assert rig.fake is not None
             assert [] == rig.fake.calls
+
+
+async def test_buying_with_each(checkout: Checkout, rig: Rig) -> None:
+    """Through the whole checkout: paid, paid though the answer was lost, declined and paid with another card; and where
+    the provider took one too many, refused and given back whole."""
+    process = checkout.another(provider=rig.guarded)
+
+    async def pay(buyer: str, order: str, behaviour: str) -> str:
+        token = rig.token(behaviour, order, PRICE)
+        try:
+            return (await process.confirm(buyer, order, token)).ending.outcome
+        except (AmountMismatch, PaymentDeclined) as refusal:
+            return type(refusal).__name__
+
+    orders = {buyer: (await process.reserve(buyer)).order for buyer in ("ann", "bob", "cat", "dan")}
+    assert "sold" == await pay("ann", orders["ann"], "ok")
+    assert "sold" == await pay("bob", orders["bob"], "lost")
+    assert ["PaymentDeclined", "sold"] == [await pay("cat", orders["cat"], card) for card in ("funds", "ok")]
+    if rig.fake is None:
+        assert [(PRICE, 0)] * 3 == rig.captures()
+        return
+    assert "AmountMismatch" == await pay("dan", orders["dan"], "more")
+    await process.completer.tick()
+
+    assert [(PRICE, 0)] * 3 + [(PRICE + 1, PRICE + 1)] == rig.captures()
+    assert {"free": 7, "sold": 3} == await checkout.units()
+    assert "payment_failed" == (await checkout.row(orders["dan"])).state
 
 
 def test_secrets_are_not_shown() -> None:

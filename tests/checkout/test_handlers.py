@@ -521,3 +521,39 @@ async def test_tickets_token_buys_only_where_guests_may(client: Client, checkout
             statuses.append(reply.status)
 
     assert [401, 201] == statuses
+
+
+async def test_managers_see_payments_of_any_order(client: Client) -> None:
+    """Why somebody could not pay is asked of those who run the sale; a stranger is told that there is no such order."""
+    _, order = await client.reserve()
+    await client.confirm(order["order"], "decline_funds")
+    path = f"/v1/orders/{order['order']}/payments"
+    stranger, _ = await client.send("GET", path, "bob")
+    nothing, _ = await client.send("GET", path[:-12] + "1/payments", "boss", role=Role.MANAGER)
+
+    for account, role in (("ann", Role.CUSTOMER), ("boss", Role.MANAGER), ("boss", Role.MASTER)):
+        found, listed = await client.send("GET", path, account, role=role)
+        assert (200, ["funds"]) == (found.status, [payment["reason"] for payment in listed["items"]])
+    assert (404, 404) == (stranger.status, nothing.status)
+
+
+@pytest.mark.parametrize("method", ["card", "bank_transfer", "mobile", "wallet"])
+async def test_every_method_pays(client: Client, method: str) -> None:
+    """And stands beside the payment."""
+    _, order = await client.reserve()
+    body = {"payment": {"provider": "sandbox", "method": method, "token": "ok"}}
+    path = f"/v1/orders/{order['order']}/confirmation"
+    found, paid = await client.send("POST", path, json=body, headers={"Idempotency-Key": "k"})
+
+    assert (200, method) == (found.status, paid["payments"][0]["method"])
+
+
+async def test_a_method_that_is_none_is_refused(client: Client) -> None:
+    """Nothing was pinned: the reservation stands."""
+    _, order = await client.reserve()
+    body = {"payment": {"provider": "sandbox", "method": "barter", "token": "ok"}}
+    path = f"/v1/orders/{order['order']}/confirmation"
+    found, problem = await client.send("POST", path, json=body, headers={"Idempotency-Key": "k"})
+
+    assert (422, "invalid_request") == (found.status, problem["code"])
+    assert {"free": 9, "held": 1} == await client.checkout.units()

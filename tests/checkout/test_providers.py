@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 from aiohttp.test_utils import TestServer, unused_port
 from flow_kit import Sandbox
 
@@ -18,7 +20,7 @@ from onsale.checkout.providers import Guarded, NoReply, NotReached, ProviderWatc
 from onsale.checkout.providers.credentials import Credentials
 from onsale.checkout.providers.sandbox import SandboxProvider
 from onsale.checkout.providers.sandbox_server import create_sandbox
-from onsale.checkout.providers.wire import WirePolicy
+from onsale.checkout.providers.wire import CONNECTIONS_FIRST, CONNECTIONS_MAX, WirePolicy
 
 
 def asked(attempt: str = "a1", token: str = "ok") -> Attempt:
@@ -279,3 +281,68 @@ async def test_provider_that_dies_and_comes_back(tmp_path: Path) -> None:
     assert ChargeState.CAPTURED is (await guarded.find(asked("a1"))).state
     await guarded._client.close()  # type: ignore[attr-defined]
     await server.close()
+
+
+@pytest.fixture
+def deaf() -> Iterator[str]:
+    """The address of a server that greets nobody: its queue is full, and whoever else comes is not answered."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(0)
+        callers = [socket.socket() for _ in range(4)]
+        for caller in callers:
+            caller.setblocking(False)
+            caller.connect_ex(listening.getsockname())
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        for caller in callers:
+            caller.close()
+
+
+@pytest.mark.parametrize(("busy_s", "is_away"), [(0.0, True), (0.8, False)])
+async def test_what_we_were_too_busy_for_does_not_open_the_breaker(deaf: str, busy_s: float, is_away: bool) -> None:
+    """Forty calls find no connection in time: that is the provider's silence, unless our own loop stood still."""
+    client = SandboxProvider(Credentials(deaf), WirePolicy(connect_timeout_s=0.4))
+    guarded = Guarded(client)
+    calls = [asyncio.create_task(guarded.find(asked(f"a{number}"))) for number in range(40)]
+    while not client._wire._beat._calls:
+        await asyncio.sleep(0)
+    time.sleep(busy_s)
+    charges = await asyncio.gather(*calls)
+    await client.close()
+
+    assert {ChargeState.UNKNOWN} == {charge.state for charge in charges}
+    assert is_away == guarded.is_away
+
+
+async def test_connections_grow_with_answers() -> None:
+    """A crowd that comes at once opens few connections; every answer lets more of it through, and all are served."""
+    most = running = served = 0
+    may_answer = asyncio.Event()
+
+    async def answer(_: web.Request) -> web.Response:
+        nonlocal most, running, served
+        running += 1
+        most = max(most, running)
+        await may_answer.wait()
+        running -= 1
+        served += 1
+        return web.Response(status=404)
+
+    app = web.Application()
+    app.router.add_get("/attempts/{attempt}", answer)
+    server = TestServer(app)
+    await server.start_server()
+    client = SandboxProvider(Credentials(str(server.make_url(""))))
+    calls = [asyncio.create_task(client.find(asked(f"a{number}"))) for number in range(400)]
+    while running < CONNECTIONS_FIRST:
+        await asyncio.sleep(0.001)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    first = most
+    may_answer.set()
+    await asyncio.gather(*calls)
+    await client.close()
+    await server.close()
+
+    assert (CONNECTIONS_FIRST, 400) == (first, served)
+    assert CONNECTIONS_MAX >= most
