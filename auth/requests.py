@@ -175,6 +175,14 @@ def preferred_language(header: str) -> Language:
     return "ko" if weights.get("ko", 0.0) > weights.get("en", other) else "en"
 
 
+def is_seen(request: web.Request, etag: str) -> bool:
+    """Whether If-None-Match names what would be answered (RFC 9110 §13.1.2), weakly compared."""
+    seen = request.headers.get("If-None-Match")
+    if seen is None:
+        return False
+    return seen.strip() == "*" or etag in (tag.strip().removeprefix("W/") for tag in seen.split(","))
+
+
 def reply(status: int, value: object, headers: Mapping[str, str] | None = None) -> web.Response:
     """A JSON answer."""
     return web.Response(

@@ -47,6 +47,7 @@ from onsale.auth.requests import (
     body_or,
     client_address,
     is_in,
+    is_seen,
     page_limit,
     query,
     reply,
@@ -158,7 +159,7 @@ async def show_line(request: web.Request) -> web.Response:
     feed = request.app[FEED]
     frame = feed.line(request.match_info["sale"]).shown(feed.now_ms())
     headers = {**PUBLIC_JSON, "ETag": frame.etag}
-    if _is_seen(request, frame.etag):
+    if is_seen(request, frame.etag):
         return web.Response(status=304, headers=headers)
     return web.Response(body=frame.doc, headers=headers)
 
@@ -525,14 +526,6 @@ def _end_of(request: web.Request, key: str | None) -> Callable[[], Awaitable[Non
                 await request.app[STREAM_KEYS].ended(key)
 
     return end
-
-
-def _is_seen(request: web.Request, etag: str) -> bool:
-    """RFC 9110 §13.1.2, weakly compared."""
-    seen = request.headers.get("If-None-Match")
-    if seen is None:
-        return False
-    return seen.strip() == "*" or etag in (tag.strip().removeprefix("W/") for tag in seen.split(","))
 
 
 def _lane(text: str) -> str:

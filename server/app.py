@@ -66,7 +66,7 @@ from onsale.queue.live import Live
 from onsale.queue.presence import Presence
 from onsale.queue.stream import StreamLimits, Streams
 from onsale.queue.teller import Teller
-from onsale.server import pages, readers
+from onsale.server import readers
 from onsale.server.config import Settings
 from onsale.server.connections import SWEEP_INTERVAL_MS, Runner, Sweeper
 from onsale.server.edge import SUM_INTERVAL_MS, Edge, Summary, hot_table
@@ -75,6 +75,8 @@ from onsale.server.loop import Loops
 from onsale.server.metrics import SNAPSHOT_INTERVAL_MS, Metrics, Snapshots, tick_observer
 from onsale.server.middleware import Handler, Stamp, manners, request_id
 from onsale.server.openapi import document
+from onsale.server.pages import documents
+from onsale.server.pages.assets import add_assets
 from onsale.server.problems import problem_response
 from onsale.server.readers import LoopLag, WebGauges
 from onsale.server.rooms import Rooms, add_shared_loops, open_rooms
@@ -97,17 +99,17 @@ STAMP = web.AppKey("stamp", Stamp)
 
 def create_app(settings: Settings) -> web.Application:
     """The application of one web process. It opens its rooms when its runner starts it."""
-    metrics = Metrics(pages.version())
+    metrics = Metrics(documents.version())
     app = web.Application(
         middlewares=[manners(metrics.traffic, settings.trusted_proxies)], client_max_size=BODY_BYTES_MAX
     )
     app[SETTINGS] = settings
     app[METRICS] = metrics
     app[TRUSTED_PROXIES] = settings.trusted_proxies
-    app[pages.DOCUMENT] = document(ROUTES, version=pages.version(), public_url=settings.public_url)
-    app[pages.SNAPSHOTS] = Snapshots(metrics.registry, settings.data_dir / "metrics", "web")
+    app[documents.DOCUMENT] = document(ROUTES, version=documents.version(), public_url=settings.public_url)
+    app[documents.SNAPSHOTS] = Snapshots(metrics.registry, settings.data_dir / "metrics", "web")
     add_routes(app, ROUTES)
-    app.router.add_static("/static", static_folder(), append_version=False)
+    add_assets(app, static_folder())
     app[STAMP] = Stamp(frozenset(route.path for route in ROUTES if route.is_public), is_https=settings.is_https)
     app.on_response_prepare.append(app[STAMP].on_prepare)
     app.cleanup_ctx.append(_open)
@@ -143,7 +145,7 @@ def server_loops(app: web.Application, runner: Runner) -> Loops:
         loops.add("sweep", Sweeper(runner.server, asyncio.get_running_loop().time).tick, SWEEP_INTERVAL_MS)
     loops.add("loop_lag", LoopLag(metrics).tick, 0)
     loops.add("summary", Summary(hot).tick, SUM_INTERVAL_MS)
-    loops.add("snapshot", app[pages.SNAPSHOTS].tick, SNAPSHOT_INTERVAL_MS)
+    loops.add("snapshot", app[documents.SNAPSHOTS].tick, SNAPSHOT_INTERVAL_MS)
     return loops
 
 
@@ -219,9 +221,9 @@ def _open_line(
     app[line.STREAMS] = streams
     app[line.TELLER] = teller
     app[line.UNLIMITED_FROM] = app[SETTINGS].unlimited_from
-    app[pages.READINESS] = Readiness(rooms.stores, lambda: _document_ages_ms(feed), loops.failing)
+    app[documents.READINESS] = Readiness(rooms.stores, lambda: _document_ages_ms(feed), loops.failing)
     lag = RecordLag(rooms.stores.shop, rooms.book)
-    gauges = WebGauges(app[METRICS], feed, streams, rooms.providers, app[pages.READINESS])
+    gauges = WebGauges(app[METRICS], feed, streams, rooms.providers, app[documents.READINESS])
     loops.add("feed", feed.tick, 0)
     loops.add("documents", feed.refresh, SECOND_MS)
     loops.add("presence", presence.tick, SECOND_MS)

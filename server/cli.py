@@ -187,9 +187,9 @@ def echo_sale(found: dict[str, Any]) -> None:
 
 
 def money(price: dict[str, Any]) -> str:
-    from onsale.web import money_text
+    from onsale.web import formats
 
-    return money_text(price["amount"], price["currency"])
+    return formats.money(price)
 
 
 @sale.command("open")

@@ -23,7 +23,6 @@ from onsale.auth.requests import Network, client_address, is_in, language
 from onsale.auth.streamkeys import StreamEnded
 from onsale.server.metrics import Traffic
 from onsale.server.problems import problem_of, problem_response
-from onsale.web import static_folder
 
 log = structlog.get_logger()
 
@@ -35,7 +34,6 @@ CODE = web.ResponseKey("code", str)
 REQUEST_ID_SANE = re.compile(r"[A-Za-z0-9._~-]{8,64}", re.ASCII)
 # No id of ours or of people is longer; what is longer, or holds U+0000, names nothing.
 SEGMENT_CHARACTERS_MAX = 200
-STATIC = "/static"
 
 # Everything is served from our own address, nothing is inlined, nobody frames us.
 PAGE_POLICY = (
@@ -101,13 +99,10 @@ def refuse(request: web.Request, error: BaseException) -> web.Response:
 
 
 def require_names(request: web.Request) -> None:
-    """Refuse path segments that cannot name anything, before a store or a disk is asked about them."""
+    """Refuse path segments that cannot name anything, before a store is asked about them."""
     for segment in request.match_info.values():
         if len(segment) > SEGMENT_CHARACTERS_MAX or "\0" in segment:
             raise NotFound
-    # The framework finds out that a file is missing when its answer has begun, too late for a problem.
-    if route_of(request) == STATIC and not (static_folder() / request.match_info["filename"]).is_file():
-        raise NotFound
 
 
 class Stamp:
@@ -136,9 +131,6 @@ class Stamp:
     async def on_prepare(self, request: web.Request, response: web.StreamResponse) -> None:
         """As an answer of the application begins."""
         headers, route = response.headers, route_of(request)
-        if route == STATIC:
-            # Asked after each time: a release is seen at once, and an unchanged file not sent.
-            headers.setdefault("Cache-Control", "no-cache")
         if headers.get("Content-Type", "").startswith("text/html"):
             headers.update(PAGE_HEADERS)
         self.write(headers, request[REQUEST_ID], is_public=self.is_public(request.method, route))

@@ -55,13 +55,14 @@ from onsale.queue.admitter import Admitter
 from onsale.queue.gone import GoneKeeper
 from onsale.queue.keeper import Keeper
 from onsale.server import app as web_app
-from onsale.server import pages, readers
+from onsale.server import readers
 from onsale.server.catcher import Letterbox, catching
 from onsale.server.config import Settings
 from onsale.server.health import require_fit_stores
 from onsale.server.log import configure_log
 from onsale.server.loop import Loops
 from onsale.server.metrics import SNAPSHOT_INTERVAL_MS, Metrics, Snapshots, tick_observer
+from onsale.server.pages import documents
 from onsale.server.rooms import BOOK_INTERVAL_MS, Rooms, add_shared_loops, open_rooms
 from onsale.server.stores import open_stores
 
@@ -94,7 +95,7 @@ async def run_web(settings: Settings) -> None:
     finally:
         # Stops accepting, tells streams to come back, lets requests finish, closes rooms and stores.
         await runner.cleanup()
-        app[pages.SNAPSHOTS].forget()
+        app[documents.SNAPSHOTS].forget()
         log.info("process.stopped")
 
 
@@ -239,7 +240,7 @@ async def _process(settings: Settings, name: str) -> AsyncIterator[Process]:
     """Stores, rooms and loops; the block starts its loops, then this waits for the signal and drains."""
     configure_log(settings.log, process=name)
     stop = _on_signals()
-    metrics = Metrics(pages.version())
+    metrics = Metrics(documents.version())
     snapshots = Snapshots(metrics.registry, settings.data_dir / "metrics", name)
     async with AsyncExitStack() as closing:
         stores = await closing.enter_async_context(open_stores(settings))

@@ -14,9 +14,10 @@ from onsale.checkout.states import OrderState
 from onsale.queue import errors as line_errors
 from onsale.queue import handlers as line
 from onsale.queue import schemas as line_schemas
-from onsale.server import pages, shopfront
 from onsale.server.account_routes import ACCOUNTS
 from onsale.server.catalogue_routes import CATALOGUE
+from onsale.server.pages import checkout as checkout_pages
+from onsale.server.pages import console, documents, shop, waiting
 from onsale.server.route import PAGE, PAGE_BY_ID, Query, Route
 
 LANE = Query("lane", {"enum": ["general"], "default": "general"}, "Which lane of the line.")
@@ -234,4 +235,6 @@ OPERATING = (
     ),
 )  # fmt: skip
 
-ROUTES: tuple[Route, ...] = (*ACCOUNTS, *CATALOGUE, *LINE, *CHECKOUT, *OPERATING, *pages.ROUTES, *shopfront.ROUTES)
+PAGES = (*documents.ROUTES, *shop.ROUTES, *waiting.ROUTES, *checkout_pages.ROUTES, *console.ROUTES)
+
+ROUTES: tuple[Route, ...] = (*ACCOUNTS, *CATALOGUE, *LINE, *CHECKOUT, *OPERATING, *PAGES)

@@ -1,7 +1,8 @@
 """Pages, styles, scripts and the words of every language. Nothing of a rule lives here, only how things are said.
 
 Catalogues are flat JSON, one file a language, keys sorted: `problem.<code>.title`, `problem.<code>.detail`,
-`reason.<code>`, `page.…`. A text that is missing in one language is a failing test, not a surprise in front of a buyer.
+`reason.<code>`, and what a page says by the page's name (`waiting.…`, `console.…`). A text that is missing in one
+language is a failing test, not a surprise in front of a buyer.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from typing import Literal
 import jinja2
 import msgspec
 
+from onsale.web import formats
+
 Language = Literal["ko", "en"]
 LANGUAGES: tuple[Language, ...] = ("ko", "en")
-# Currencies whose smallest unit is the unit itself.
-WHOLE_CURRENCIES = frozenset({"KRW", "JPY", "VND", "CLP", "ISK"})
 
 
 @cache
@@ -30,13 +31,6 @@ def messages(lang: str) -> Mapping[str, str]:
     return MappingProxyType(msgspec.json.decode(raw, type=dict[str, str]))
 
 
-def money_text(amount: int, currency: str) -> str:
-    """Minor units as people write them: won and yen have none below one."""
-    if currency in WHOLE_CURRENCIES:
-        return f"{amount:,} {currency}"
-    return f"{amount // 100:,}.{amount % 100:02d} {currency}"
-
-
 def static_folder() -> Path:
     """Where styles and scripts lie."""
     return Path(__file__).parent / "static"
@@ -45,13 +39,21 @@ def static_folder() -> Path:
 @cache
 def templates() -> jinja2.Environment:
     """The environment of all pages: escapes everything, and a name that is not there is an error, not nothing."""
-    return jinja2.Environment(
+    environment = jinja2.Environment(
         loader=jinja2.PackageLoader("onsale.web", "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals |= {
+        "money": formats.money,
+        "number": formats.number,
+        "moment": formats.moment,
+        "clock": formats.clock,
+        "wait_range": formats.wait_range,
+    }
+    return environment
 
 
 @cache
@@ -64,5 +66,5 @@ def letter_templates() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["money"] = money_text
+    environment.filters["money"] = formats.money_text
     return environment

@@ -1,148 +1,117 @@
 // The operators' console: figures by event stream, a second fresh and with their age; knobs by HTTP with If-Match.
+import { call } from "./api.js";
+import { draw } from "./chart.js";
 import { renewed } from "./session.js";
 
 const root = document.getElementById("console");
 const words = JSON.parse(document.getElementById("words").textContent);
 const lang = document.documentElement.lang;
-const numbers = new Intl.NumberFormat(lang, { maximumFractionDigits: 2 });
+const numbers = new Intl.NumberFormat("en", { maximumFractionDigits: 2 });
 const sale = `/v1/sales/${root.dataset.sale}`;
+const MERGE = { "Content-Type": "application/merge-patch+json" };
+const SAMPLES_MAX = 600;
+// Figures older than this are marked: the stream is away, or what it tells of.
+const OLD_MS = 3_000;
+
 const $ = (id) => document.getElementById(id);
-const show = (id, value) => { $(id).textContent = value ?? "–"; };
+const show = (id, text) => { if ($(id).textContent !== text) $(id).textContent = text; };
 const number = (value) => (value === null || value === undefined ? "–" : numbers.format(value));
+const clock = (at) => new Date(at).toLocaleTimeString(lang, { hour12: false });
+const say = (text, facts) => text.replace(/\{(\w+)\}/g, (_, name) => facts[name] ?? "–");
 
+function element(tag, text, attributes = {}) {
+  const made = document.createElement(tag);
+  made.textContent = text;
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  return made;
+}
+
+// --- what is
+
+const samples = [];
+let marks = [];
+let figures = null;
+let heardAt = 0;
 let etag = null;
-let lastAt = 0;
-const history = [];
 
-function said(text, isBad = false) {
-  $("said").hidden = false;
-  $("said").className = isBad ? "notice bad" : "notice good";
-  show("said", text);
-}
-
-async function call(method, path, body, headers = {}, isRepeated = false) {
-  const answer = await fetch(path, {
-    method,
-    headers: { ...(body === undefined ? {} : { "Content-Type": "application/json" }), "Accept-Language": lang, ...headers },
-    body: body === undefined ? undefined : JSON.stringify(body),
-  });
-  if (answer.status === 401 && !isRepeated && (await renewed())) return call(method, path, body, headers, true);
-  const text = await answer.text();
-  const decoded = text ? JSON.parse(text) : null;
-  if (!answer.ok) {
-    said(`${decoded?.title ?? answer.status} ${decoded?.errors?.map((flaw) => `${flaw.pointer}: ${flaw.detail}`).join("; ") ?? decoded?.detail ?? ""}`, true);
-    return null;
-  }
-  return { body: decoded, etag: answer.headers.get("ETag") };
-}
-
-async function readSettings(keepTyped = false) {
-  const answer = await call("GET", `${sale}/admission`);
-  if (!answer) return;
-  etag = answer.etag;
-  if (!keepTyped) {
-    $("rate_per_second").value = answer.body.rate_per_second;
-    $("active_max").value = answer.body.active_max;
-  }
-  const revert = answer.body.revert_at ? ` · ${words.reverts} ${new Date(answer.body.revert_at).toLocaleTimeString(lang)}` : "";
-  show("changed", answer.body.changed_at ? `${words.changed} ${new Date(answer.body.changed_at).toLocaleTimeString(lang)} ${answer.body.changed_by ?? ""}${revert}` : "");
-}
-
-async function readAudit() {
-  const answer = await call("GET", `${sale}/audit?limit=20`);
-  if (!answer) return;
-  $("audit").replaceChildren(...answer.body.items.map((entry) => {
-    const row = document.createElement("tr");
-    for (const text of [new Date(entry.at).toLocaleTimeString(lang), entry.actor, whatChanged(entry), entry.reason ?? ""]) {
-      const cell = document.createElement("td");
-      cell.textContent = text;
-      row.append(cell);
-    }
-    return row;
-  }));
-}
-
-// What an entry changed, name by name: an audit row holds the whole settings before and after.
-function whatChanged(entry) {
-  const from = entry.from ?? {};
-  const names = Object.keys(entry.to ?? {}).filter((name) => JSON.stringify(from[name]) !== JSON.stringify(entry.to[name]));
-  const changes = names.map((name) => `${shownName(name)}: ${shownValue(name, from[name])} → ${shownValue(name, entry.to[name])}`);
-  return [entry.action, ...changes].join(" · ");
-}
-
-// The rate is kept in hundredths a second.
-const shownName = (name) => (name === "rate_centi" ? "rate_per_second" : name);
-const shownValue = (name, value) => (name === "rate_centi" ? number(value / 100) : JSON.stringify(value ?? null));
-
-function render(figures) {
-  const line = figures.line;
-  lastAt = Date.now();
+function render(next) {
+  figures = next;
+  heardAt = Date.now();
+  const { line, funnel, stock } = figures;
   $("state").className = `state ${line.state}`;
   show("state", words.states[line.state] ?? line.state);
-  show("reason", line.reason ? words.reasons[line.reason.code] ?? line.reason.code : "");
-  for (const id of ["waiting", "absent", "admitted", "serving"]) show(id, number(line[id]));
-  show("rate", `${number(line.rate_per_second?.measured)} / ${number(line.rate_per_second?.target)}`);
+  show("reason", reason(line.reason));
+  for (const name of ["waiting", "absent", "admitted", "serving"]) show(name, number(line[name]));
+  show("measured", `${number(line.rate_per_second.measured)}/s`);
+  show("target", `${number(line.rate_per_second.target)}/s`);
   show("active", `${number(line.active)} / ${number(line.active_max)}`);
-  const stock = figures.stock;
+  bar("active-bar", line.active, line.active_max);
   show("free", number(stock?.free));
-  show("held", stock ? number(stock.held + stock.claimed) : "–");
+  show("held", number(stock && stock.held + stock.claimed));
   show("sold", number(stock?.sold));
-  show("lag", figures.record_lag_ms === null ? "–" : `${number(figures.record_lag_ms)} ms`);
-  history.push({ waiting: line.waiting, measured: line.rate_per_second?.measured ?? 0, target: line.rate_per_second?.target ?? 0 });
-  if (history.length > 240) history.shift();
-  draw();
-}
-
-function draw() {
-  const canvas = $("chart");
-  const paint = canvas.getContext("2d");
-  // As many dots as the screen shows, so that lines and figures are neither blurred nor squeezed.
-  const [width, height, dots] = [canvas.clientWidth, canvas.clientHeight, window.devicePixelRatio || 1];
-  [canvas.width, canvas.height] = [width * dots, height * dots];
-  paint.scale(dots, dots);
-  const style = getComputedStyle(document.documentElement);
-  const top = Math.max(1, ...history.map((h) => Math.max(h.measured, h.target))) * 1.15;
-  for (const [name, color] of [["target", "--soft"], ["measured", "--accent"]]) {
-    paint.beginPath();
-    paint.strokeStyle = style.getPropertyValue(color);
-    paint.lineWidth = 2;
-    history.forEach((h, n) => paint.lineTo((n / 239) * width, height - 4 - (h[name] / top) * (height - 8)));
-    paint.stroke();
+  show("lag", figures.record_lag_ms === null ? words.unknown : `${number(figures.record_lag_ms)} ms`);
+  show("streams", number(figures.streams));
+  const steps = { joined: funnel.joined, waiting: funnel.waiting, admitted: funnel.admitted, sold: funnel.sold,
+    held: funnel.held === null ? null : funnel.held + funnel.claimed };
+  const most = Math.max(1, ...Object.values(steps));
+  for (const [name, count] of Object.entries(steps)) {
+    show(`funnel-${name}`, number(count));
+    bar(`funnel-bar-${name}`, count ?? 0, most);
   }
-  paint.fillStyle = style.getPropertyValue("--soft");
-  paint.font = "13px system-ui";
-  paint.fillText(`${number(top)}/s`, 8, 16);
-  paint.fillText("0", 8, height - 8);
+  if (stock) stack([stock.sold, stock.held + stock.claimed, stock.free]);
+  samples.push({ at: Date.parse(figures.as_of), measured: line.rate_per_second.measured, target: line.rate_per_second.target });
+  if (samples.length > SAMPLES_MAX) samples.shift();
+  chart();
+  outlook();
 }
 
-async function act(method, path, body, headers) {
-  const answer = await call(method, path, body, headers);
-  if (!answer) return;
-  said(words.done);
-  // Said once: neither a reason nor a return is meant for the next act too.
-  for (const id of ["why", "revert_after_s"]) $(id).value = "";
-  await Promise.all([readSettings(), readAudit()]);
+function reason(told) {
+  if (!told) return "";
+  const facts = Object.fromEntries(Object.entries(told.params).map(([name, value]) => [name, number(value)]));
+  return say(words.reasons[told.code] ?? told.code, facts);
 }
 
-$("pause").onclick = () => act("PATCH", `${sale}/admission`, { paused: true, ...($("why").value ? { reason: $("why").value } : {}) }, { "Content-Type": "application/merge-patch+json" });
-$("resume").onclick = () => act("PATCH", `${sale}/admission`, { paused: false }, { "Content-Type": "application/merge-patch+json", "If-Match": etag });
-$("open").onclick = () => act("POST", `${sale}/opening`);
-$("drain").onclick = () => confirm(words.sure_drain) && act("POST", `${sale}/draining`);
-$("close").onclick = () => confirm(words.sure_close) && act("POST", `${sale}/closing`);
-$("knobs").onsubmit = (event) => {
-  event.preventDefault();
-  const patch = { rate_per_second: Number($("rate_per_second").value), active_max: Number($("active_max").value) };
-  if ($("why").value) patch.reason = $("why").value;
-  if ($("revert_after_s").value) patch.revert_after_s = Number($("revert_after_s").value);
-  act("PATCH", `${sale}/admission`, patch, { "Content-Type": "application/merge-patch+json", "If-Match": etag });
-};
-$("message-form").onsubmit = (event) => {
-  event.preventDefault();
-  act("PUT", `${sale}/message`, { ko: $("ko").value, en: $("en").value });
-};
-$("unsay").onclick = () => act("DELETE", `${sale}/message`);
+function bar(id, value, most) {
+  $(id).max = Math.max(1, most);
+  $(id).value = value;
+}
 
-setInterval(() => show("age", lastAt ? `${((Date.now() - lastAt) / 1000).toFixed(1)} s` : "–"), 200);
+function stack(shares) {
+  const whole = Math.max(1, shares.reduce((sum, share) => sum + share, 0));
+  let left = 0;
+  [...$("stock-bar").children].forEach((piece, index) => {
+    const width = (shares[index] / whole) * 100;
+    piece.setAttribute("x", left);
+    piece.setAttribute("width", width);
+    left += width;
+  });
+}
+
+function chart() {
+  const span = Number(document.querySelector("[name=window]:checked").value) * 1000;
+  const now = samples.at(-1)?.at ?? Date.now();
+  draw($("chart"), { samples: samples.filter((one) => one.at >= now - span), marks, span, now, number, clock });
+}
+
+// How old each figure is: what the server said when it sent it, and the time since.
+function age() {
+  for (const shown of document.querySelectorAll("[data-age]")) {
+    const then = figures?.lag[`${shown.dataset.age}_ms`];
+    const ms = then === null || then === undefined ? null : then + Date.now() - heardAt;
+    shown.textContent = ms === null ? words.unknown : say(words.age, { n: (ms / 1000).toFixed(1) });
+    shown.classList.toggle("old", ms === null || ms > OLD_MS);
+  }
+}
+
+// What the typed rate means for those who wait now, at best.
+function outlook() {
+  const rate = Number($("rate_per_second").value);
+  if (!figures || $("rate_per_second").value === "") return;
+  if (rate <= 0) return show("outlook", words.outlook_none);
+  const seconds = Math.ceil(figures.line.waiting / rate);
+  const wait = [Math.floor(seconds / 3600), Math.floor(seconds / 60) % 60, seconds % 60].map((part) => String(part).padStart(2, "0")).join(":");
+  show("outlook", say(words.outlook, { waiting: number(figures.line.waiting), wait }));
+}
 
 // A stream that was refused is not opened again by the browser: its session is renewed, and another one opened.
 function watch() {
@@ -153,7 +122,140 @@ function watch() {
   };
 }
 
+// --- what was done
+
+const names = { rate_centi: "rate_per_second" };
+const shownValue = (name, value) => {
+  if (name === "rate_centi") return number(value / 100);
+  if (Array.isArray(value)) return value.join(", ") || "–";
+  if (value !== null && typeof value === "object") return value[lang] ?? JSON.stringify(value);
+  return typeof value === "number" ? number(value) : String(value ?? "–");
+};
+
+// What an entry changed, name by name: an audit row holds the whole settings before and after.
+function changes({ from, to }) {
+  const changed = Object.keys(to ?? {}).filter((name) => JSON.stringify(from?.[name]) !== JSON.stringify(to[name]));
+  return changed.map((name) => `${words.settings[names[name] ?? name] ?? name}: ${shownValue(name, from?.[name])} → ${shownValue(name, to[name])}`).join(" · ");
+}
+
+async function readAudit() {
+  const { body: { items } } = await call("GET", `${sale}/audit?limit=50`);
+  marks = items.map((entry) => ({ at: Date.parse(entry.at), name: entry.seq }));
+  $("audit").replaceChildren(...items.map((entry) => {
+    const row = element("li", "");
+    const what = element("div", "");
+    what.append(element("strong", words.actions[entry.action] ?? entry.action), ` ${changes(entry)}`);
+    if (entry.reason) what.append(" ", element("q", entry.reason));
+    what.append(element("div", entry.actor, { class: "soft small" }));
+    row.append(element("span", entry.seq, { class: "nth" }), element("time", clock(entry.at), { datetime: entry.at }), what);
+    return row;
+  }));
+  if (!items.length) $("audit").replaceChildren(element("li", words.nothing_done));
+}
+
+// --- what is to be
+
+const KNOBS = ["rate_per_second", "active_max", "pass_ttl_s", "turn_ttl_s", "absent_after_s"];
+let inForce = {};
+
+const isTyped = (name) => Number($(name).value) !== inForce[name];
+
+// While somebody types, the form stays as it is, and so does the version it was read at: whoever changed something in
+// between is not overwritten unseen. `isSeen`: that has just been refused and said; what was typed may be sent again.
+async function readSettings(isSeen = false) {
+  const typed = KNOBS.filter((name) => name in inForce && isTyped(name));
+  const answer = await call("GET", `${sale}/admission`);
+  if (!typed.length || isSeen) {
+    etag = answer.etag;
+    for (const name of KNOBS) if (!typed.includes(name)) $(name).value = answer.body[name];
+    inForce = answer.body;
+  }
+  told(answer.body);
+}
+
+function told(inForce) {
+  const revert = inForce.revert_at ? ` · ${words.reverts} ${clock(inForce.revert_at)}` : "";
+  show("changed", inForce.changed_at ? `${words.changed} ${clock(inForce.changed_at)} ${inForce.changed_by ?? ""}${revert}` : "");
+}
+
+function said(text, isBad = false) {
+  $("said").hidden = false;
+  $("said").className = isBad ? "notice bad" : "notice good";
+  show("said", text);
+}
+
+// Whatever an operator does: said whether it worked, and what is in force is read again.
+async function act(work) {
+  try {
+    await work();
+    said(words.done);
+  } catch (error) {
+    said(error.message, true);
+    await readSettings(true).catch(() => {});
+    return;
+  }
+  await Promise.all([readSettings(), readAudit()]).catch((error) => said(error.message, true));
+}
+
+const patch = (change, headers) => call("PATCH", `${sale}/admission`, change, { ...MERGE, ...headers });
+const why = () => ($("why").value ? { reason: $("why").value } : {});
+
+$("pause").onclick = () => act(() => patch({ paused: true, ...why() }));
+$("resume").onclick = () => act(() => patch({ paused: false, ...why() }, { "If-Match": "*" }));
+$("open").onclick = () => act(() => call("POST", `${sale}/opening`, why()));
+$("drain").onclick = () => confirm(words.sure_drain) && act(() => call("POST", `${sale}/draining`, why()));
+$("close").onclick = () => confirm(words.sure_close) && act(() => call("POST", `${sale}/closing`, why()));
+$("rate_per_second").oninput = outlook;
+$("knobs").onsubmit = (event) => {
+  event.preventDefault();
+  const changed = Object.fromEntries(KNOBS.map((name) => [name, Number($(name).value)]).filter(([name]) => isTyped(name)));
+  const revert = $("revert_after_s").value ? { revert_after_s: Number($("revert_after_s").value) } : {};
+  act(async () => {
+    await patch({ rate_per_second: Number($("rate_per_second").value), ...changed, ...revert, ...why() }, { "If-Match": etag });
+    // Said once: neither a reason nor a return is meant for the next act too.
+    for (const id of ["why", "revert_after_s"]) $(id).value = "";
+    inForce = {};
+  });
+};
+
+for (const id of ["ko", "en"]) $(id).oninput = () => show(`preview-${id}`, $(id).value || "–");
+$("message-form").onsubmit = (event) => {
+  event.preventDefault();
+  act(() => call("PUT", `${sale}/message`, { ko: $("ko").value, en: $("en").value }));
+};
+$("unsay").onclick = () => act(() => call("DELETE", `${sale}/message`));
+
+// --- one person
+
+async function find() {
+  const { body: { items } } = await call("GET", `${sale}/tickets?email=${encodeURIComponent($("email").value)}`);
+  $("found").replaceChildren(...(items.length ? await Promise.all(items.map(person)) : [element("p", words.nobody)]));
+}
+
+async function person(ticket) {
+  const shown = element("div", "", { class: "found" });
+  const state = words.tickets[ticket.state] ?? ticket.state;
+  shown.append(element("strong", `${number(ticket.place)} · ${state}${ticket.is_absent ? ` (${words.absent})` : ""}`));
+  const { body: { items } } = await call("GET", `${sale}/orders?buyer=${encodeURIComponent(ticket.buyer)}`);
+  const times = [ticket.joined_at, ticket.admitted_at, ticket.ended_at].filter(Boolean).map(clock).join(" → ");
+  const orders = items.map((order) => order.state).join(", ") || words.no_orders;
+  shown.append(element("p", `${times} · ${words.orders}: ${orders}`, { class: "soft small" }));
+  const revoke = element("button", words.revoke, { class: "stop", type: "button" });
+  revoke.onclick = () => confirm(words.sure_revoke)
+    && act(async () => { await call("POST", `/v1/tickets/${ticket.ticket}/revocation`, why()); await find(); });
+  if (!ticket.ended_at) shown.append(revoke);
+  return shown;
+}
+
+$("find").onsubmit = (event) => {
+  event.preventDefault();
+  find().catch((error) => said(error.message, true));
+};
+
+for (const choice of document.querySelectorAll("[name=window]")) choice.onchange = chart;
+addEventListener("resize", chart);
+setInterval(age, 200);
 watch();
-readSettings();
-readAudit();
-setInterval(() => readAudit(), 5000);
+Promise.all([readSettings(), readAudit()]).catch((error) => said(error.message, true));
+// Others change things too.
+setInterval(() => Promise.all([readSettings(), readAudit()]).catch(() => {}), 5000);

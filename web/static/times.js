@@ -3,6 +3,7 @@ const lang = document.documentElement.lang;
 const today = new Date().toDateString();
 for (const time of document.querySelectorAll("time[datetime]")) {
   const at = new Date(time.dateTime);
+  if (Number.isNaN(at.valueOf())) continue;
   time.title = time.textContent;
   time.textContent = at.toDateString() === today
     ? at.toLocaleTimeString(lang)

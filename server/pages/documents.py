@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
@@ -13,9 +13,10 @@ from onsale.auth.errors import NotFound
 from onsale.auth.requests import language, reply, require_no_query
 from onsale.server.health import Health, Readiness
 from onsale.server.metrics import Snapshots
+from onsale.server.pages.rendering import page_language, render
 from onsale.server.problems import HTTP_PROBLEMS, INTERNAL, PROBLEMS, Problem
 from onsale.server.route import Route
-from onsale.web import messages, templates
+from onsale.web import messages
 
 DOCUMENT: web.AppKey[Mapping[str, Any]] = web.AppKey("openapi", dict)
 SNAPSHOTS = web.AppKey("snapshots", Snapshots)
@@ -30,33 +31,22 @@ def version() -> str:
     return metadata.version("onsale")
 
 
-def html(name: str, request: web.Request, **values: Any) -> web.Response:
-    """A page from a template, in the language asked for."""
-    lang = language(request)
-    text = templates().get_template(name).render(lang=lang, t=_translator(lang), **values)
-    return web.Response(text=text, content_type="text/html", headers={"Content-Language": lang})
-
-
-def _translator(lang: str) -> Callable[[str], str]:
-    texts = messages(lang)
-    return lambda key: texts[key]
-
-
 async def explain_problem(request: web.Request) -> web.Response:
     """What a problem's `type` means: a page for people, JSON for programs."""
     require_no_query(request)
     problem = BY_CODE.get(request.match_info["code"])
     if problem is None:
         raise NotFound
-    texts = messages(language(request))
+    is_page = "text/html" in request.headers.get("Accept", "")
+    texts = messages(page_language(request) if is_page else language(request))
     facts = {
         "code": problem.code,
         "status": problem.status,
         "title": texts[f"problem.{problem.code}.title"],
         "detail": texts[f"problem.{problem.code}.detail"],
     }
-    if "text/html" in request.headers.get("Accept", ""):
-        return html("problem.html", request, explained=facts)
+    if is_page:
+        return render(request, "problem.html", explained=facts)
     return reply(200, facts)
 
 
@@ -68,7 +58,7 @@ async def show_document(request: web.Request) -> web.Response:
 
 async def browse_document(request: web.Request) -> web.Response:
     """The same for people: every call on one page, without a script or anything from elsewhere."""
-    return html("docs.html", request, document=request.app[DOCUMENT], dump=_dump)
+    return render(request, "docs.html", document=request.app[DOCUMENT], dump=_dump)
 
 
 async def show_metrics(request: web.Request) -> web.Response:

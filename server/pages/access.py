@@ -1,0 +1,152 @@
+"""How pages and forms answer: who looks is found out first, whoever must sign in is sent there, and what is refused is
+told on a page, in the reader's words. Forms are writes by cookie and must come from our own origin; after a form the
+browser is sent on to a page, so reloading repeats nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from functools import wraps
+from typing import Any, TypeVar
+from urllib.parse import quote, urlsplit
+
+import msgspec
+from aiohttp import web
+
+from onsale.auth.errors import EmailUnverified, Flaw, Forbidden, InvalidRequest, Unauthenticated
+from onsale.auth.identity import Identity
+from onsale.auth.middleware import COOKIES, identity_renewed, require_same_origin
+from onsale.auth.roles import Role
+from onsale.auth.sessions import Grant
+from onsale.server.pages.rendering import READER, here, kept, page_language, render, told
+from onsale.server.problems import INTERNAL, problem_of
+from onsale.server.route import Route
+from onsale.web import messages
+
+Handler = Callable[[web.Request], Awaitable[web.Response]]
+T = TypeVar("T")
+
+
+def page(handler: Handler) -> Handler:
+    """A page: whoever must sign in first is sent there; anything else refused is told on a page, with its status."""
+
+    @wraps(handler)
+    async def shown(request: web.Request) -> web.Response:
+        grant = None
+        try:
+            grant = await _meet(request)
+            answer = await handler(request)
+        except Unauthenticated:
+            answer = onward(f"/signin?next={quote(here(request))}")
+        except Exception as error:
+            if problem_of(error) is INTERNAL:
+                raise
+            answer = _refused(request, error)
+        return _keep_signed_in(request, answer, grant)
+
+    return shown
+
+
+def form(back: str) -> Callable[[Handler], Handler]:
+    """A form's answer: what is refused is told on the page `back`, whose {names} come from the path."""
+
+    def wrap(handler: Handler) -> Handler:
+        @wraps(handler)
+        async def answered(request: web.Request) -> web.Response:
+            path = back.format(**{name: quote(value, safe="") for name, value in request.match_info.items()})
+            grant = None
+            try:
+                require_same_origin(request)
+                grant = await _meet(request)
+                answer = await handler(request)
+            except Unauthenticated:
+                answer = onward(f"/signin?next={quote(path)}")
+            except Exception as error:
+                problem = problem_of(error)
+                if problem is INTERNAL:
+                    raise
+                answer = onward(f"{path}?{kept(request)}problem={problem.code}")
+            return _keep_signed_in(request, answer, grant)
+
+        return answered
+
+    return wrap
+
+
+def html(method: str, path: str, handler: Handler, name: str, summary: str) -> Route:
+    """A page's or a form's line in the table of routes."""
+    return Route(method, path, handler, name, summary, media="text/html")
+
+
+def reader(request: web.Request, *roles: Role) -> Identity:
+    """Whoever is signed in, with one of the roles where some are named. Raises Unauthenticated, EmailUnverified,
+    Forbidden."""
+    found = request[READER]
+    if found is None:
+        raise Unauthenticated
+    if not found.is_verified:
+        raise EmailUnverified
+    if roles and found.role not in roles:
+        raise Forbidden
+    return found
+
+
+def onward(path: str) -> web.Response:
+    """Go on there, with GET."""
+    return web.Response(status=303, headers={"Location": path})
+
+
+def own_path(path: str) -> str:
+    """A path of ours to go on to: nothing that a browser could take for another site."""
+    parts = urlsplit(path)
+    is_ours = path.startswith("/") and not path.startswith(("//", "/\\")) and not parts.scheme and not parts.netloc
+    return path if is_ours and path.isprintable() else "/"
+
+
+def converted(fields: Mapping[str, str | None], kind: type[T]) -> T:
+    """The fields of a form as a message of the API. Raises InvalidRequest."""
+    try:
+        return msgspec.convert(dict(fields), kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(Flaw("#", "bad_value", str(error)[:200])) from None
+
+
+def form_key(fields: Mapping[str, str]) -> str:
+    """The key that was put into the form: a doubled click sends it twice. Raises InvalidRequest."""
+    key = fields.get("key", "")
+    if not (1 <= len(key) <= 128 and key.isascii() and key.isalnum()):
+        raise InvalidRequest(Flaw("#/key", "bad_value", "The form's key is missing."))
+    return key
+
+
+def plain(value: Any) -> dict[str, Any]:
+    """A message of the API as templates read it."""
+    found: dict[str, Any] = msgspec.to_builtins(value)
+    return found
+
+
+async def _meet(request: web.Request) -> Grant | None:
+    """Find out who asks. Waits last longer than an access cookie: where it has run out, the session is renewed."""
+    request[READER], grant = await identity_renewed(request)
+    return grant
+
+
+def _keep_signed_in(request: web.Request, answer: web.Response, grant: Grant | None) -> web.Response:
+    """Hand a renewed session to the browser, unless this very request began another or ended it."""
+    cookies = request.app[COOKIES]
+    if grant is not None and cookies.access not in answer.cookies:
+        cookies.write(answer, grant)
+    return answer
+
+
+def _refused(request: web.Request, error: Exception) -> web.Response:
+    """A page that says what was refused, and tries again by itself where that may help."""
+    problem = problem_of(error)
+    words = told(messages(page_language(request)), problem.code)
+    return render(
+        request,
+        "refused.html",
+        status=problem.status,
+        told=words,
+        retry_after_s=problem.retry_after_s,
+        code=problem.code,
+    )

@@ -1,0 +1,99 @@
+"""From the turn to the order: reserve, pay, give up, and one's own orders."""
+
+from __future__ import annotations
+
+import secrets
+
+from aiohttp import web
+
+from onsale.auth.requests import form_fields
+from onsale.checkout.handlers import FLOW, READS
+from onsale.checkout.orders import Page
+from onsale.checkout.schemas import ItemRequest, PaymentRequest, ReserveRequest
+from onsale.server.pages.access import converted, form, form_key, html, onward, page, plain, reader
+from onsale.server.pages.lines import left_ms
+from onsale.server.pages.rendering import render
+
+ORDERS_A_PAGE = 20
+# What the sandbox provider obeys and a person may want to try by hand.
+SANDBOX_TOKENS = (
+    "ok",
+    "decline_funds",
+    "decline_card_expired",
+    "decline_limit",
+    "fail_provider",
+    "cancelled_by_buyer",
+    "slow_2000",
+    "lost_reply",
+)
+
+
+@form("/sales/{sale}")
+async def reserve(request: web.Request) -> web.Response:
+    """Hold units of one product. The form's own key makes a doubled click one order."""
+    found = reader(request)
+    fields = await form_fields(request)
+    item = converted({"product": fields.get("product"), "quantity": fields.get("quantity")}, ItemRequest)
+    held = await request.app[FLOW].reserve(
+        request.match_info["sale"],
+        found.account,
+        fields.get("pass", ""),
+        ReserveRequest(items=(item,)),
+        form_key(fields),
+    )
+    return onward(f"/orders/{held.order}")
+
+
+@page
+async def show_orders(request: web.Request) -> web.Response:
+    """One's own orders, the newest first."""
+    found = reader(request)
+    listed = await request.app[READS].page(
+        found.account, Page(limit=ORDERS_A_PAGE, after=request.query.get("cursor") or None)
+    )
+    return render(
+        request, "orders.html", orders=[plain(order) for order in listed.items], next_cursor=listed.next_cursor
+    )
+
+
+@page
+async def show_order(request: web.Request) -> web.Response:
+    """One order: what it holds, how to pay for it, and what became of every try."""
+    found = reader(request)
+    order = await request.app[READS].order(found.account, request.match_info["order"])
+    return render(
+        request,
+        "order.html",
+        order=plain(order),
+        left_ms=left_ms(order.expires_at),
+        key=secrets.token_hex(16),
+        tokens=SANDBOX_TOKENS,
+    )
+
+
+@form("/orders/{order}")
+async def pay(request: web.Request) -> web.Response:
+    """Pay and confirm; the page then says how far it has come."""
+    found = reader(request)
+    fields = await form_fields(request)
+    payment = converted({"provider": "sandbox", "method": "card", "token": fields.get("token")}, PaymentRequest)
+    order = request.match_info["order"]
+    await request.app[FLOW].confirm(found.account, order, payment, form_key(fields))
+    return onward(f"/orders/{order}")
+
+
+@form("/orders/{order}")
+async def give_up(request: web.Request) -> web.Response:
+    """Give a reservation up."""
+    found = reader(request)
+    await request.app[READS].release(found.account, request.match_info["order"])
+    return onward(f"/orders/{request.match_info['order']}")
+
+
+ROUTES = (
+    html("POST", "/sales/{sale}/orders", reserve, "reserve_form", "Reserve from the page."),
+    html("GET", "/orders", show_orders, "orders_page", "One's own orders."),
+    html("GET", "/orders/{order}", show_order, "order_page", "One order."),
+    html("POST", "/orders/{order}/pay", pay, "pay_form", "Pay from the page."),
+    html("POST", "/orders/{order}/give-up", give_up, "give_up_form", "Give a reservation up from the page."),
+)
