@@ -3,126 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import re
-import shutil
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 
-import pytest
-from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
+from browser_kit import MARKS, System, keep_picture, signed_in
+from playwright.async_api import Browser, expect
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.processes,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium, which no Python package brings"),
-]
-
-ONSALE = str(Path(sys.executable).parent / "onsale")
-READY_WITHIN_S = 60
-SALE = """[sale]
-id = "walk"
-title = "Walk through"
-opens_at = "now"
-closes_at = "2099-01-01T00:00:00Z"
-limit_per_buyer = 2
-[admission]
-rate_per_second = 0
-active_max = 50
-[[items]]
-product = "walk-1"
-title = "Walking shoes"
-stock = 5
-price = { amount = 129000, currency = "KRW" }
-"""
-
-
-class System:
-    """One `onsale up` with the demo's people and a sale that lets nobody in yet."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._environ = {k: v for k, v in os.environ.items() if not k.startswith(("ONSALE_", "REDIS", "DATABASE"))}
-        self._output = folder / "up.log"
-        with self._output.open("wb") as output:
-            self._up = subprocess.Popen(
-                [ONSALE, "up", "--port", "0", "--data-dir", str(folder / "data")],
-                stdout=output, stderr=output, env=self._environ, start_new_session=True,
-            )  # fmt: skip
-        deadline = time.monotonic() + READY_WITHIN_S
-        while "onsale is ready" not in self.said and self._up.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.1)
-        assert self._up.poll() is None, self.said
-        self.base = re.search(r"shop\s+(http\S+?)/?\s", self.said)[1]
-        (folder / "walk.toml").write_text(SALE)
-        self.command("sale", "create", str(folder / "walk.toml"))
-
-    @property
-    def said(self) -> str:
-        return self._output.read_text()
-
-    def command(self, *words: str) -> str:
-        done = subprocess.run(
-            [ONSALE, *words, "--data-dir", str(self._folder / "data")],
-            env=self._environ, capture_output=True, text=True, check=False, timeout=60,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    def password(self, who: str) -> str:
-        return re.search(rf"{who}\s+\S+\s+password (\S+)", self.said)[1]
-
-    def stop(self) -> None:
-        self._up.send_signal(signal.SIGTERM)
-        self._up.wait(30)
-
-
-@pytest.fixture(scope="module")
-def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    running = System(tmp_path_factory.mktemp("walk"))
-    yield running
-    running.stop()
-
-
-@pytest.fixture
-async def browser(tmp_path: Path) -> AsyncIterator[Browser]:
-    async with async_playwright() as playwright:
-        started = await playwright.chromium.launch(
-            executable_path=CHROMIUM,
-            # It keeps settings there: nothing of a test is left in anybody's home.
-            env={**os.environ, "HOME": str(tmp_path)},
-            args=[
-                "--no-sandbox",
-                "--disable-gpu",
-                "--disable-background-networking",
-                "--disable-component-update",
-                "--mute-audio",
-            ],
-        )
-        yield started
-        await started.close()
-
-
-async def signed_in(context: BrowserContext, system: System, who: str, onward: str) -> Page:
-    page = await context.new_page()
-    await page.goto(f"{system.base}/signin?next={onward}")
-    await page.fill("#email", f"{who}@demo.example")
-    await page.fill("#password", system.password(who))
-    await page.click("main button")
-    await page.wait_for_url(f"**{onward}")
-    return page
-
-
-async def keep_picture(page: Page, name: str) -> None:
-    """For a person to look at, where a folder for pictures is named."""
-    if folder := os.environ.get("PICTURES"):
-        await page.screenshot(path=f"{folder}/{name}.png", full_page=True)
+pytestmark = MARKS
 
 
 async def test_a_buyer_walks_through_while_an_operator_changes_the_rate(system: System, browser: Browser) -> None:
@@ -145,6 +30,9 @@ async def test_a_buyer_walks_through_while_an_operator_changes_the_rate(system: 
 
     await expect(buyer.locator("#reserve")).to_be_visible(timeout=10_000)
     assert (await buyer.title()).startswith("★")
+    # How well a page compresses would tell something about the pass in it.
+    turn = await buyer.reload()
+    assert "content-encoding" not in turn.headers
     await expect(console.locator("#admitted")).to_have_text("1")
     await keep_picture(console, "console")
     await keep_picture(buyer, "turn")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import re
 import time
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +15,10 @@ from onsale.auth.middleware import COOKIES, SESSIONS
 from onsale.auth.roles import Role
 from onsale.queue.handlers import FEED
 from onsale.server.app import ROOMS
+from onsale.server.pages.assets import ASSETS
+from onsale.server.pages.lines import chance
 from onsale.server.processes import Keeper
+from onsale.web import LANGUAGES, formats, messages
 
 SALE = {
     "sale": {
@@ -26,6 +31,7 @@ SALE = {
     "admission": {"rate_per_second": 0, "active_max": 5},
     "items": [{"product": "jacket", "title": "Jacket", "stock": 3, "price": {"amount": 1990000, "currency": "KRW"}}],
 }
+ROOT = Path(__file__).parents[2]
 OURS = {"Sec-Fetch-Site": "same-origin"}
 
 
@@ -159,3 +165,112 @@ async def test_another_language_is_the_same_page(client):
     _, text, _ = await Browser(client, {})("GET", "/signin?next=/orders&problem=invalid_credentials&lang=en")
 
     assert 'href="?next=%2Forders&amp;lang=ko"' in text
+
+
+# What the waiting page may weigh in all, compressed: the first flight of a TCP connection carries it.
+WAITING_BYTES_MAX = 14 * 1024
+
+
+async def weight(client, path, **headers):
+    """What is transferred for a body, and the body."""
+    async with client.get(path, headers={"Accept-Encoding": "gzip"} | headers) as answer:
+        body = await answer.text()
+        assert (200, "gzip") == (answer.status, answer.headers["Content-Encoding"])
+        return len(gzip.compress(body.encode(), 9)), body
+
+
+@pytest.mark.parametrize("lang", LANGUAGES)
+async def test_the_waiting_page_is_light(client, returning, sale, lang):
+    """Page, style, icon and every script that they lead to fit in 14 KB as they are sent."""
+    await returning("POST", f"{sale}/join")
+    cookies = "; ".join(f"{name}={value}" for name, value in returning.cookies.items())
+    total, page = await weight(client, f"{sale}?lang={lang}", Cookie=cookies)
+    assert 'id="waiting"' in page
+    found, wanted = set(), set(re.findall(r'(?:src|href)="(/static/[^"]+)"', page))
+    while wanted:
+        path = wanted.pop()
+        found.add(path)
+        size, text = await weight(client, path)
+        total += size
+        wanted |= {f"{path.rsplit('/', 1)[0]}/{name}" for name in re.findall(r'from "./([^"]+)"', text)} - found
+
+    assert {"style.css", "waiting.js", "share.js", "line.js"} < {path.rsplit("/", 1)[1] for path in found}
+    assert total <= WAITING_BYTES_MAX
+
+
+async def test_files_are_kept_under_their_own_version_only(app, client):
+    """For a year where the address names what is served; asked again where it does not, as while a release rolls."""
+    current = app[ASSETS].path("style.css")
+    async with client.get(current) as kept, client.get("/static/0123456789abcdef/style.css") as other:
+        assert "immutable" in kept.headers["Cache-Control"]
+        assert "no-cache" == other.headers["Cache-Control"]
+        etag = kept.headers["ETag"]
+    async with client.get("/static/style.css", headers={"If-None-Match": etag}) as again:
+        assert 304 == again.status
+
+
+@pytest.mark.parametrize(
+    ("ahead", "active", "free", "held", "word"),
+    [
+        (0, 0, 1, 0, "sure"),
+        (0, 0, 0, 1, "close"),
+        (0, 0, 0, 0, "slim"),
+        (10, 5, 31, 0, "sure"),
+        (10, 5, 30, 0, "likely"),
+        (10, 5, 16, 0, "likely"),
+        (10, 5, 15, 0, "close"),
+        (10, 5, 5, 6, "close"),
+        (10, 5, 5, 5, "slim"),
+    ],
+)
+def test_chances_are_never_rosier_than_the_figures(ahead, active, free, held, word):
+    """Everyone ahead and everyone inside may buy first: two each in this sale, or one each, or not all of them."""
+    line = {"active": active, "stock": {"free": free, "held": held, "sold": 0}}
+
+    assert word == chance(ahead, line, 2)
+
+
+@pytest.mark.parametrize(
+    ("p50", "p90", "told"),
+    [
+        (1, 900, "1 s"),
+        (12_000, 40_000, "12–40 s"),
+        (50_000, 61_000, "50 s – 2 min"),
+        (60_000, 7_199_999, "1–120 min"),
+        (7_200_000, 7_200_001, "2–2.5 h"),
+    ],
+)
+def test_waits_are_ranges_rounded_up(p50, p90, told):
+    """In the largest unit that says enough; never shorter than expected."""
+    assert told == formats.wait_range({"p50": p50, "p90": p90}, formats.translator(messages("en")))
+
+
+@pytest.mark.parametrize("lang", LANGUAGES)
+def test_reasons_are_told_with_their_facts(lang):
+    """A reason names its numbers; one that came without them is told all the same."""
+    texts = messages(lang)
+    raised = {"code": "rate_raised", "params": {"from": 20.0, "to": 1200.5}}
+
+    assert all(number in formats.reason_text(raised, texts) for number in ("20", "1,200.5"))
+    assert "–" in formats.reason_text(raised | {"params": {}}, texts)
+    assert formats.reason_text({"code": "never_heard_of", "params": {}}, texts) is None
+
+
+def test_every_word_is_said_and_every_word_said_is_there():
+    """What a template names is in the catalogues; what they hold for a page is named by it, or by its prefix."""
+    sources = "".join(
+        path.read_text()
+        for folder in ("web/templates", "server")
+        for path in (ROOT / folder).rglob("*.*")
+        if path.suffix in (".html", ".py")
+    )
+    named = set(re.findall(r"""\bt\(['"]([a-z_.]+)['"]""", sources))
+    keys = {key for key in messages("en") if not key.startswith(("problem.", "reason."))}
+    prefixes = tuple(re.findall(r"""['"]([a-z_]+\.(?:[a-z_]+\.)?)['"]""", sources))
+
+    assert set() == {name for name in named if not name.endswith(".")} - keys
+    assert [] == [
+        key
+        for key in sorted(keys)
+        if f'"{key}"' not in sources and f"'{key}'" not in sources and not key.startswith(prefixes)
+    ]
