@@ -119,7 +119,12 @@ async def change_password(request: web.Request) -> web.Response:
     # Whoever holds somebody's session may not guess at the password faster than at the door.
     name, address = found.account.encode(), client_address(request)
     request.app[SIGN_INS].take(name, address, now_ms())
-    await request.app[CREDENTIALS].change(found.account, asked.current, asked.new)
+    try:
+        await request.app[CREDENTIALS].change(found.account, asked.current, asked.new)
+    except InvalidRequest:
+        # The new password is no good: that was no guess at the present one.
+        request.app[SIGN_INS].give_back(name, address)
+        raise
     request.app[SIGN_INS].give_back(name, address)
     return signed_out(request)
 
@@ -177,6 +182,14 @@ async def add_address(request: web.Request) -> web.Response:
     address = Address(**{name: getattr(asked, name) for name in Address.__struct_fields__})
     entry = await request.app[ADDRESS_BOOK].add(found.account, address, is_default=asked.default)
     return reply(201, _address_reply(entry), {**NO_STORE, "Location": f"/v1/me/addresses/{entry.id}"})
+
+
+async def show_address(request: web.Request) -> web.Response:
+    """One address of one's book."""
+    found = await identity(request)
+    query(request)
+    entry = await request.app[ADDRESS_BOOK].show(found.account, request.match_info["address"])
+    return reply(200, _address_reply(entry), NO_STORE)
 
 
 async def change_address(request: web.Request) -> web.Response:

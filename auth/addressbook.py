@@ -50,6 +50,10 @@ class AddressBook:
         rows = await self._pool.fetch(queries.addresses_page, account, before, limit)
         return [self._entry(account, row["data_key"], row) for row in rows]
 
+    async def show(self, account: str, entry: str) -> Entry:
+        """One address. AddressUnknown."""
+        return await self._show(self._pool, account, entry)
+
     async def add(self, account: str, address: Address, *, is_default: bool) -> Entry:
         """Another address. AddressBookFull; NotFound when the account was deleted."""
         async with self._pool.acquire() as connection, connection.transaction():
@@ -64,10 +68,7 @@ class AddressBook:
         """What an address says now, and whether it is the default (None: as it was). AddressUnknown."""
         async with self._pool.acquire() as connection, connection.transaction():
             data_key = await _locked(connection, account)
-            row = await connection.fetchrow(queries.address_show, account, entry) if is_id(entry) else None
-            if row is None:
-                raise AddressUnknown
-            present = self._entry(account, data_key, row)
+            present = await self._show(connection, account, entry)
             changed = change(present.address)
             becomes_default = present.is_default if is_default is None else is_default
             if becomes_default:
@@ -87,6 +88,12 @@ class AddressBook:
         """The one address that somebody signed up with, in the caller's transaction, which holds the account."""
         await connection.execute(queries.addresses_delete, account)
         await self._insert(connection, account, data_key, address, True)
+
+    async def _show(self, database: asyncpg.Connection | asyncpg.Pool, account: str, entry: str) -> Entry:
+        row = await database.fetchrow(queries.address_show, account, entry) if is_id(entry) else None
+        if row is None:
+            raise AddressUnknown
+        return self._entry(account, row["data_key"], row)
 
     async def _insert(
         self, connection: asyncpg.Connection, account: str, data_key: bytes | None, address: Address, is_default: bool

@@ -12,7 +12,9 @@ SELECT d.id, d.sealed, d.is_default, d.created_at, a.data_key
 
 -- address_show --
 -- One of them.
-SELECT id, sealed, is_default, created_at FROM addresses WHERE account = $1 AND id = $2;
+SELECT d.id, d.sealed, d.is_default, d.created_at, a.data_key
+  FROM addresses d JOIN accounts a ON a.id = d.account
+ WHERE d.account = $1 AND d.id = $2;
 
 -- addresses_count --
 -- How many there are.

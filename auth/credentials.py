@@ -64,6 +64,9 @@ class Credentials:
         """Another password for whoever holds a letter's token. ResetInvalid; InvalidRequest for a bad password, which
         leaves the token good."""
         require_good(new, "#/new")
+        # Before a hash is spent on it: who makes tokens up costs us one look.
+        if not await self._pool.fetchval(queries.reset_find, token_hash(token)):
+            raise ResetInvalid
         hashed = await self._passwords.hash(normal_password(new))
         async with self._pool.acquire() as connection, connection.transaction():
             account = await connection.fetchval(queries.reset_use, token_hash(token))

@@ -8,6 +8,10 @@ UPDATE accounts SET password_hash = $3, updated_at = now()
  WHERE id = $1 AND password_hash = $2 AND deleted_at IS NULL
 RETURNING id;
 
+-- reset_find --
+-- Whether a token would be taken now.
+SELECT EXISTS (SELECT FROM password_resets WHERE token_hash = $1 AND expires_at > now());
+
 -- reset_use --
 -- The token is used; no row back means that it is wrong, used or too old.
 DELETE FROM password_resets WHERE token_hash = $1 AND expires_at > now() RETURNING account;

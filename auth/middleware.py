@@ -113,17 +113,18 @@ async def identity_or_none(request: web.Request) -> Identity | None:
 async def identity_renewed(request: web.Request) -> tuple[Identity | None, Grant | None]:
     """Who looks at a page: the access cookie, and where that has run out the refresh cookie.
 
+    An access cookie from before the address was verified would go on saying so for minutes: it is renewed as well.
     A grant must be written to the response (`Cookies.write`): the refresh token in the browser is used up.
     """
     found = await identity_or_none(request)
     token = cookie(request, request.app[COOKIES].refresh)
-    if found is not None or token is None:
+    if token is None or (found is not None and found.is_verified):
         return found, None
     now_ms = _now_ms()
     try:
         grant = await request.app[SESSIONS].refresh(token, address=client_address(request), now_ms=now_ms)
     except RefreshInvalid:
-        return None, None
+        return found, None
     return request.app[ACCESS].verify(grant.access_token, now_ms, via="cookie"), grant
 
 

@@ -64,7 +64,8 @@ class Registrar:
         answered = 0
         async with self._pool.acquire() as connection, connection.transaction():
             requests = await connection.fetch(queries.requests_take, self._batch_max)
-            for request in sorted(requests, key=lambda each: str(each["id"])):
+            # By address first: two workers that meet the same accounts lock them in one order.
+            for request in sorted(requests, key=lambda each: (each["email_hashes"][0], each["id"])):
                 answered += await self._answer(connection, request)
         return RegistrarTick(answered, len(requests) - answered, more=len(requests) == self._batch_max)
 

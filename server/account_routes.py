@@ -96,6 +96,10 @@ ACCOUNTS = (
         problems=(errors.AddressBookFull,),
     ),
     Route(
+        "GET", "/v1/me/addresses/{address}", account.show_address, "show_address", "One address of your book.",
+        "buyer", reply=schemas.AddressReply, problems=(errors.AddressUnknown,),
+    ),
+    Route(
         "PATCH", "/v1/me/addresses/{address}", account.change_address, "change_address", "Change an address.",
         "buyer", body=schemas.AddressPatch, reply=schemas.AddressReply,
         problems=(errors.AddressUnknown,),

@@ -214,6 +214,7 @@ def app(
             web.delete("/v1/me", account_handlers.delete_me),
             web.get("/v1/me/addresses", account_handlers.list_addresses),
             web.post("/v1/me/addresses", account_handlers.add_address),
+            web.get("/v1/me/addresses/{address}", account_handlers.show_address),
             web.patch("/v1/me/addresses/{address}", account_handlers.change_address),
             web.delete("/v1/me/addresses/{address}", account_handlers.remove_address),
             web.route("*", "/door", _door),

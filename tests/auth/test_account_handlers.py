@@ -328,6 +328,14 @@ async def test_a_session_guesses_no_faster_than_the_door(call: Call, jun: str) -
     assert [403] * ACCOUNT_BUDGET.tries + [429] == statuses
 
 
+async def test_a_new_password_that_is_no_good_is_no_guess(call: Call, jun: str) -> None:
+    """It may be mended more often than the present one may be guessed."""
+    weak = {"current": PASSWORD, "new": "short"}
+    statuses = {(await call("PUT", "/v1/me/password", weak, jun))[0] for _ in range(ACCOUNT_BUDGET.tries + 2)}
+
+    assert {422} == statuses
+
+
 async def test_two_changes_at_once(call: Call, jun: str) -> None:
     """One wins; the other finds that the present password is another by now."""
     bodies = [{"current": PASSWORD, "new": f"{NEXT} {number}"} for number in range(2)]
@@ -431,6 +439,7 @@ async def test_an_address_book(call: Call, jun: str) -> None:
     listed = (await call("GET", "/v1/me/addresses", token=jun))[1]
     page = (await call("GET", "/v1/me/addresses?limit=1", token=jun))[1]
     rest = (await call("GET", f"/v1/me/addresses?limit=1&cursor={page['next_cursor']}", token=jun))[1]
+    shown = await call("GET", path, token=jun)
     gone = [(await call("DELETE", path, token=jun))[0] for _ in range(2)]
 
     assert (200, "2층", None, "04524") == (patched[0], *(patched[1][name] for name in ("line2", "city", "postal_code")))
@@ -438,6 +447,7 @@ async def test_an_address_book(call: Call, jun: str) -> None:
         (each["address"], each["default"]) for each in listed["items"]
     ]
     assert listed["items"] == [*page["items"], *rest["items"]] and None is rest["next_cursor"]
+    assert patched == shown
     assert [204, 404] == gone
 
 

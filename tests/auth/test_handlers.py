@@ -6,6 +6,7 @@ import logging
 from http.cookies import SimpleCookie
 from typing import Any
 
+import asyncpg
 import jwt
 import pytest
 from aiohttp import ClientResponse
@@ -132,6 +133,20 @@ async def test_a_page_renews_what_has_run_out(client: TestClient, mina: Account)
     answers = [(await each.json())["account"] for each in (fresh, renewed, again, nobody)]
     assert [mina.id, mina.id, mina.id, None] == answers
     assert [0, 2, 0, 0] == [len(set_cookies(each)) for each in (fresh, renewed, again, nobody)]
+
+
+async def test_a_page_learns_at_once_that_the_address_is_verified(
+    client: TestClient, make_account: Any, database: asyncpg.Pool
+) -> None:
+    """Its access cookie says otherwise for minutes; the page renews it."""
+    await make_account(EMAIL, Role.CUSTOMER, False)
+    jar = cookie_header(await client.post("/v1/sessions", json=GOOD | {"cookies": True}, headers=OURS))
+    before = await client.get("/page", headers=jar)
+    await database.execute("UPDATE accounts SET verified_at = now()")
+    after = await client.get("/page", headers=cookie_header(before))
+
+    assert 403 == (await client.get("/door", headers=cookie_header(before))).status
+    assert 200 == (await client.get("/door", headers=cookie_header(after))).status
 
 
 async def test_another_site_refreshes_nothing(client: TestClient, mina: Account) -> None:
