@@ -93,6 +93,10 @@ class ProductUnavailable(CheckoutError):
     """One of these products is not sold at this moment."""
 
 
+class NoticesExhausted(CheckoutError):
+    """There is no room for one more stream of notices here: ask again shortly."""
+
+
 class ProviderAway(CheckoutError):
     """The provider of payments does not answer; the reservation stands and nothing was charged. Ask again shortly."""
 

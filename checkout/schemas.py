@@ -146,6 +146,26 @@ class EventReply(msgspec.Struct, frozen=True):
     received: bool
 
 
+class NoticeReply(msgspec.Struct, frozen=True):
+    """Something that happened to an order: `kind` order (its `state` is another now) or refund (money is back)."""
+
+    notice: str
+    kind: str
+    order: str
+    sale: str | None
+    state: str
+    reason: str | None
+    refund: Money | None
+    at: str
+
+
+class NoticePage(msgspec.Struct, frozen=True):
+    """Newest first; `next_cursor` null = no more."""
+
+    items: list[NoticeReply]
+    next_cursor: str | None
+
+
 class StockReply(msgspec.Struct, frozen=True):
     """Units that can be reserved now, at most a second old."""
 

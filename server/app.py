@@ -50,10 +50,12 @@ from onsale.catalog.proposals import Proposals
 from onsale.catalog.rules import ProposalRules
 from onsale.catalog.vendors import Vendors
 from onsale.checkout import handlers as checkout
+from onsale.checkout import notice_handlers as notices
 from onsale.checkout.aftersale import AfterSale
 from onsale.checkout.flow import CheckoutFlow
 from onsale.checkout.forgetting import AddressForgetting
 from onsale.checkout.mover import StockMover
+from onsale.checkout.notices import NoticeBook, NoticeHub
 from onsale.checkout.reads import Reads
 from onsale.checkout.record.lag import RecordLag
 from onsale.checkout.stock import StockBoard
@@ -88,6 +90,8 @@ from onsale.web import static_folder
 # Streams are served in slots of 50 ms; news of a turn is asked for in between.
 STREAM_INTERVAL_MS = 50
 TELL_INTERVAL_MS = 20
+# An order's state is told within a second: this, a query, and a moment for the record.
+NOTICE_INTERVAL_MS = 300
 SECOND_MS = 1_000
 MINUTE_MS = 60_000
 
@@ -164,6 +168,7 @@ async def _open(app: web.Application) -> AsyncIterator[None]:
         _open_line(app, rooms, revocations, loops, closing)
         _open_catalogue(app, rooms)
         flow = _open_checkout(app, rooms)
+        _open_notices(app, rooms, revocations, loops)
         add_shared_loops(rooms, loops)
         loops.add("key_signs", key_signs.tick, MINUTE_MS)
         # Known before the first request: who was signed out, the newest documents, how far our clock is off.
@@ -257,6 +262,19 @@ def _open_catalogue(app: web.Application, rooms: Rooms) -> None:
     sweeper = StockSweeper(Moves(pool), rooms.inventory, mover)
     app[proposals.RULES] = rules
     app[proposals.PROPOSALS] = Proposals(pool, vendors, mover, sweeper, rules)
+
+
+def _open_notices(app: web.Application, rooms: Rooms, revocations: Revocations, loops: Loops) -> None:
+    book = NoticeBook(rooms.stores.pool)
+    hub = NoticeHub(book, revoked=revocations)
+    app[notices.BOOK] = book
+    app[notices.HUB] = hub
+    loops.add("notices", hub.tick, NOTICE_INTERVAL_MS)
+
+    async def close(_: web.Application) -> None:
+        hub.close()
+
+    app.on_shutdown.append(close)
 
 
 def _open_checkout(app: web.Application, rooms: Rooms) -> CheckoutFlow:

@@ -21,6 +21,7 @@ from onsale.server.route import Route
 REF = "#/components/schemas/{name}"
 PARAMETER = re.compile(r"\{(\w+)\}")
 REASONS = {
+    101: "A WebSocket now.",
     200: "Done.", 201: "Made.", 202: "Taken; it ends by itself.", 204: "Done; nothing to say.", 304: "Not modified.",
     400: "The request cannot be read.", 401: "Who asks is not known.", 402: "The payment was declined.",
     403: "This may not be done.", 404: "There is no such thing, or it is not yours.", 405: "Not this method.",
@@ -252,7 +253,7 @@ def _success(route: Route, status: int, meaning: str, schemas: Mapping[Any, Any]
     if status == 201:
         headers["Location"] = _header("Where what was made is found.")
     answer: dict[str, Any] = {"description": meaning, "headers": headers}
-    if status not in (204, 304):
+    if status not in (101, 204, 304):
         schema = schemas.get(route.reply, {"type": "string"}) if route.reply is not None else {"type": "string"}
         answer["content"] = {route.media: {"schema": schema}}
     return answer

@@ -122,6 +122,7 @@ PROBLEMS: Mapping[type[BaseException], Problem] = {
     checkout.ShopRecovering: Problem(503, "recovering", 1),
     checkout.RecordBehind: Problem(503, "record_behind", 2),
     checkout.ProviderAway: Problem(503, "provider_away", 2),
+    checkout.NoticesExhausted: Problem(503, "streams_exhausted", 5),
     checkout.ProductUnknown: Problem(404, "product_unknown"),
     checkout.ProductUnavailable: Problem(409, "product_unavailable"),
     checkout.ProviderUnknown: Problem(404, "provider_unknown"),

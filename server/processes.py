@@ -36,6 +36,7 @@ from onsale.checkout.closings import ClosingsKeeper
 from onsale.checkout.completer import Completer
 from onsale.checkout.delivery import Delivery
 from onsale.checkout.forgetting import FORGETTING_INTERVAL_MS, AddressForgetting
+from onsale.checkout.letters import LetterWriter, NoticeJanitor
 from onsale.checkout.mover import StockMover
 from onsale.checkout.providers.chaos import Chaos
 from onsale.checkout.providers.credentials import Credentials
@@ -75,6 +76,7 @@ KEEP_INTERVAL_MS = 500
 COMPLETE_INTERVAL_MS = 250
 SECOND_MS = 1_000
 MINUTE_MS = 60_000
+NOTICES_FORGET_INTERVAL_MS = 60_000
 # How many connections the kernel holds for us while the loop is busy: a crowd arrives within one instant.
 BACKLOG = 4096
 
@@ -140,6 +142,8 @@ def worker_loops(rooms: Rooms, loops: Loops) -> None:
     loops.add("gone", GoneKeeper(LineScripts(stores.line), stores.pool, rooms.book).tick, SECOND_MS)
     loops.add("rebuilder", Rebuilder(stores.pool, stores.shop, rooms.inventory, rooms.book).tick, KEEP_INTERVAL_MS)
     loops.add("completer", _completer(rooms).tick, COMPLETE_INTERVAL_MS)
+    loops.add("letters", LetterWriter(stores.pool, rooms.outbox).tick, SECOND_MS)
+    loops.add("notice_janitor", NoticeJanitor(stores.pool).tick, NOTICES_FORGET_INTERVAL_MS)
     restocker = Restocker(stores.pool, rooms.inventory, Shop(rooms.book))
     loops.add("restocker", restocker.tick, COMPLETE_INTERVAL_MS)
     loops.add("delivery", Delivery(stores.pool, AfterSale(stores.pool)).tick, SECOND_MS)

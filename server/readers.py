@@ -8,6 +8,7 @@ from typing import Any
 
 from onsale.auth.mailer import MailTick
 from onsale.checkout.delivery import DeliveryTick
+from onsale.checkout.notices import NoticeTick
 from onsale.checkout.providers import Guarded
 from onsale.checkout.record.flusher import FlushTick
 from onsale.checkout.record.lag import LagTick
@@ -31,6 +32,7 @@ def of(metrics: Metrics) -> Mapping[str, Callable[[Any], None]]:
         "record_lag": lambda tick: lagged(metrics, tick),
         "mailer": lambda tick: lettered(metrics, tick),
         "sweep": lambda tick: swept(metrics, tick),
+        "notices": lambda tick: noticed(metrics, tick),
         "restocker": lambda tick: metrics.restocked.inc(tick.restocked),
         "delivery": lambda tick: delivered(metrics, tick),
         "reaper": lambda tick: metrics.lapsed.inc(tick.expired),
@@ -64,6 +66,12 @@ def flushed(metrics: Metrics, tick: FlushTick) -> None:
         metrics.poisoned.labels(stream).inc(batch.recorded.poisoned)
         metrics.flush_batch.labels(stream).observe(batch.recorded.events)
         metrics.record_lag_s.labels(batch.sale, stream).set(batch.lag_ms / 1000)
+
+
+def noticed(metrics: Metrics, tick: NoticeTick) -> None:
+    """Who listens, and what they were told."""
+    metrics.notice_listeners.set(tick.listeners)
+    metrics.notices_told.inc(tick.told)
 
 
 def delivered(metrics: Metrics, tick: DeliveryTick) -> None:

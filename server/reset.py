@@ -20,6 +20,7 @@ STEPS: Final = (
     SQL.payments_delete,
     SQL.moves_delete,
     SQL.requests_delete,
+    SQL.notices_delete,
     SQL.order_items_delete,
     SQL.refusals_delete,
     SQL.orders_delete,

@@ -25,6 +25,10 @@ DELETE FROM payments p USING orders o WHERE p.order_id = o.id AND o.sale = $1;
 -- Units that came back from its orders.
 DELETE FROM stock_moves WHERE sale = $1 AND order_id IS NOT NULL;
 
+-- notices_delete --
+-- What its buyers were told.
+DELETE FROM notices WHERE sale = $1;
+
 -- requests_delete --
 -- What was asked for after the sale.
 DELETE FROM order_requests r USING orders o WHERE r.order_id = o.id AND o.sale = $1;

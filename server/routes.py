@@ -9,6 +9,7 @@ from onsale.auth import errors as auth_errors
 from onsale.catalog import errors as catalog_errors
 from onsale.checkout import errors as checkout_errors
 from onsale.checkout import handlers as checkout
+from onsale.checkout import notice_handlers as notices
 from onsale.checkout import schemas as checkout_schemas
 from onsale.checkout.states import OrderState
 from onsale.queue import errors as line_errors
@@ -18,7 +19,7 @@ from onsale.server.account_routes import ACCOUNTS
 from onsale.server.catalogue_routes import CATALOGUE
 from onsale.server.pages import checkout as checkout_pages
 from onsale.server.pages import console, documents, shop, waiting
-from onsale.server.route import PAGE, PAGE_BY_ID, Query, Route
+from onsale.server.route import PAGE, PAGE_BY_ID, Query, Route, page
 
 LANE = Query("lane", {"enum": ["general"], "default": "general"}, "Which lane of the line.")
 
@@ -176,6 +177,29 @@ CHECKOUT = (
     ),
 )  # fmt: skip
 
+NOTICES = (
+    Route(
+        "GET", "/v1/notices", notices.list_notices, "list_notices", "What happened to your orders, newest first.",
+        "buyer", reply=checkout_schemas.NoticePage, query=page("[0-9]{1,18}-[0-9]{1,18}"),
+    ),
+    Route(
+        "GET", "/v1/notices/events", notices.stream_notices, "stream_notices",
+        "The same as it happens, and what runs out in your cart, as an event stream.", "buyer",
+        media="text/event-stream", headers=("Last-Event-ID",), also={204: "The stream has ended: ask no more."},
+        problems=(checkout_errors.NoticesExhausted,),
+    ),
+    Route(
+        "GET", "/v1/notices/socket", notices.socket_notices, "socket_notices",
+        "The same over a WebSocket: texts of `{id, event, data}`.", "buyer", status=101,
+        also={204: "The stream has ended: ask no more."},
+        query=(
+            Query("stream_key", {"type": "string"}, "For clients that can send no header."),
+            Query("last_event_id", {"type": "string"}, "The `id` that was seen last."),
+        ),
+        problems=(checkout_errors.NoticesExhausted, auth_errors.CrossSite),
+    ),
+)  # fmt: skip
+
 ACT_PROBLEMS = (
     catalog_errors.SaleUnknown, line_errors.SaleNotScheduled, line_errors.SaleEnded, line_errors.SaleSoldOut,
     line_errors.LineRecovering,
@@ -237,4 +261,4 @@ OPERATING = (
 
 PAGES = (*documents.ROUTES, *shop.ROUTES, *waiting.ROUTES, *checkout_pages.ROUTES, *console.ROUTES)
 
-ROUTES: tuple[Route, ...] = (*ACCOUNTS, *CATALOGUE, *LINE, *CHECKOUT, *OPERATING, *PAGES)
+ROUTES: tuple[Route, ...] = (*ACCOUNTS, *CATALOGUE, *LINE, *CHECKOUT, *NOTICES, *OPERATING, *PAGES)
