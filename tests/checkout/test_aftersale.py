@@ -19,7 +19,7 @@ from onsale.checkout.reads import Reads
 from onsale.checkout.record.audit import audit
 from onsale.checkout.record.rebuild import Rebuilder
 from onsale.checkout.restocker import Restocker
-from onsale.checkout.settling import Shop
+from onsale.checkout.settling import Settler, Shop
 from onsale.checkout.states import OrderState
 
 HOUR_MS = 3_600_000
@@ -336,6 +336,9 @@ async def test_a_stale_capture_after_a_cancellation(checkout: Checkout, after: A
     charge = await checkout.guarded.find(claim.asked())
 
     await checkout.flow._driver._settler.give_back(checkout.guarded, claim.asked(), charge, "no_claim")
+    settler = Settler(Shop(checkout.book), checkout.inventory, checkout.feed, checkout.orders)
+
+    await settler.give_back(checkout.guarded, claim.asked(), charge, "no_claim")
 
     assert 700 == (await checkout.sandbox.charges(order))[0]["refunded_amount"]
 
