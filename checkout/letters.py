@@ -15,7 +15,7 @@ import msgspec
 
 from onsale.auth.outbox import Outbox, ToAccount
 from onsale.migrations.sql import load_queries
-from onsale.web import money_text
+from onsale.web.formats import money_text
 
 SQL = load_queries("onsale.checkout", "notices.sql")
 
