@@ -43,7 +43,14 @@ from onsale.checkout.errors import (
     ProductUnknown,
     ProviderAway,
 )
-from onsale.checkout.idempotency import Ending, Outcome, ending_of_attempt, ending_of_row, refuse_unless_paid
+from onsale.checkout.idempotency import (
+    Ending,
+    Outcome,
+    created_ms,
+    ending_of_attempt,
+    ending_of_row,
+    refuse_unless_paid,
+)
 from onsale.checkout.inventory import Amend, Held, Inventory, OrderView, Reserve
 from onsale.checkout.orders import Orders
 from onsale.checkout.ports import Offers, PaymentProvider
@@ -67,6 +74,8 @@ FOLLOW_FIRST_S = 0.05
 FOLLOW_LAST_S = 0.4
 # An order is amended by its buyer's own hand: more changes than these at once are not one person's.
 AMEND_TRIES_MAX = 5
+# Reservations kept until they are paid, about 2 kB each: those of some seconds of the fastest sale.
+RESERVED_HERE_MAX = 8_192
 
 _encode = msgspec.json.Encoder().encode
 
@@ -130,6 +139,9 @@ class CheckoutFlow:
         self._offers = offers
         self._policy = policy or FlowPolicy()
         self._shop = Shop(book)
+        # What this process reserved and nobody has tried to pay yet, oldest first. Whoever reserves mostly pays on the
+        # same connection, and a pin refuses an order that is not as it was any more: no need to look at it before.
+        self._reserved_here: dict[str, OrderView] = {}
         self._driver = Driver(
             driver,
             shop=self._shop,
@@ -179,16 +191,19 @@ class CheckoutFlow:
             doc=_encode(doc),
         )
         try:
-            return await self._shop.ask(sale.id, lambda keys: self._inventory.reserve(keys, asked))
+            held = await self._shop.ask(sale.id, lambda keys: self._inventory.reserve(keys, asked))
         except PriceChanged as noted:
             noted.amount, noted.currency = doc.amount, doc.currency
             raise
         except PassExpired:
             # Redis keeps a key for a day, the record for as long as its order; by then the pass has long expired.
-            held = await self._held_before(sale, asked)
-            if held is None:
+            before = await self._held_before(sale, asked)
+            if before is None:
                 raise
-            return held
+            return before
+        if not held.is_replay:
+            self._keep_reserved(doc, held)
+        return held
 
     async def confirm(self, buyer: str, order: str, payment: PaymentRequest, key: str) -> Confirmation:
         """Pay and confirm. Answers a sold attempt, or one that is still open when the patience ends.
@@ -201,15 +216,19 @@ class CheckoutFlow:
         deadline_s = time.monotonic() + self._policy.confirm_patience_ms / 1000
         asked = Asked(payment, key, body_digest(payment), deadline_s)
         while True:
-            view = await self._look(sale.id, order)
+            # Once: whatever a pin says against it, the order is looked at next.
+            view = self._reserved_here.pop(order, None)
+            # While the provider is away a key that has paid before must still be found.
+            if view is None or provider.is_away:
+                view = await self._look(sale.id, order)
             if view is None:
                 return await self._confirm_recorded(sale, buyer, order, asked)
             if view.buyer != buyer:
                 raise OrderUnknown
             try:
                 confirmation = await self._confirm_once(sale, view, provider, asked)
-            except OrderChanged:
-                # Amended, or declined, since it was looked at: the attempt would charge another total.
+            except (OrderChanged, OrderUnknown):
+                # Amended, declined or forgotten since it was looked at: the attempt would charge another total.
                 if time.monotonic() > deadline_s:
                     raise
                 continue
@@ -276,6 +295,22 @@ class CheckoutFlow:
         if row is None or row.buyer != buyer:
             raise OrderUnknown
         raise OrderExpired if row.state in (OrderState.EXPIRED, OrderState.RESERVED) else OrderStateConflict
+
+    def _keep_reserved(self, doc: OrderDoc, held: Held) -> None:
+        self._reserved_here[held.order] = OrderView(
+            order=held.order,
+            state=OrderState.RESERVED,
+            rev=held.rev,
+            buyer=doc.buyer,
+            turn=doc.turn,
+            items=units_of(doc),
+            reserved_at_ms=created_ms(held.event_id),
+            expires_at_ms=held.expires_at_ms,
+            doc=held.doc,
+            event_id=held.event_id,
+        )
+        if len(self._reserved_here) > RESERVED_HERE_MAX:
+            del self._reserved_here[next(iter(self._reserved_here))]
 
     async def _refuse(self, sale: Sale, admission: Pass, key: str, digest: str, refusal: Refusal) -> Held:
         """Keep a refusal of ours under its key: its answer from now on, unless it has another one already."""

@@ -80,6 +80,7 @@ class Waiter:
 
     name: StreamName
     event_id: str
+    id: Id
     order: str
     since_ms: float
     verdict: asyncio.Future[Verdict]
@@ -93,11 +94,11 @@ class Heard:
     upto: Id
     refused: OrderedDict[str, str] = field(default_factory=OrderedDict)
 
-    def verdict(self, event_id: str) -> Verdict | None:
+    def verdict(self, waiter: Waiter) -> Verdict | None:
         """None: not heard of."""
-        if not self.from_id < id_key(event_id) <= self.upto:
+        if not self.from_id < waiter.id <= self.upto:
             return None
-        reason = self.refused.get(event_id)
+        reason = self.refused.get(waiter.event_id)
         return ACCEPTED if reason is None else Verdict(VerdictKind.REFUSED, reason)
 
     def hear(self, announcement: Announcement) -> None:
@@ -146,10 +147,12 @@ class RecordFeed:
             known = self._known(waiter)
             if known is not None:
                 return known
-            async with asyncio.timeout(patience_ms / 1000):
+            # A timer of its own: a confirmation waits twice, and a time-out block costs more than all the rest of it.
+            patience = asyncio.get_running_loop().call_later(patience_ms / 1000, _give_up, waiter)
+            try:
                 return await waiter.verdict
-        except TimeoutError:
-            return PENDING
+            finally:
+                patience.cancel()
         finally:
             self._forget(waiter)
 
@@ -178,7 +181,7 @@ class RecordFeed:
         if self._count >= WAITING_MAX:
             raise Overloaded
         future: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
-        waiter = Waiter(name, event_id, order, self._clock_ms(), future)
+        waiter = Waiter(name, event_id, id_key(event_id), order, self._clock_ms(), future)
         self._waiting.setdefault(name, set()).add(waiter)
         self._count += 1
         return waiter
@@ -195,8 +198,8 @@ class RecordFeed:
         heard = self._heard.get(waiter.name)
         if heard is None:
             return None
-        verdict = heard.verdict(waiter.event_id)
-        if verdict is None and id_key(waiter.event_id) <= heard.upto:
+        verdict = heard.verdict(waiter)
+        if verdict is None and waiter.id <= heard.upto:
             self._has_gap = True
         return verdict
 
@@ -293,6 +296,11 @@ class RecordFeed:
         columns = [list(column) for column in zip(*rows, strict=True)]
         answers: list[asyncpg.Record] = await self._pool.fetch(SQL.verdicts_of, *columns, timeout=QUERY_TIMEOUT_S)
         return answers
+
+
+def _give_up(waiter: Waiter) -> None:
+    if not waiter.verdict.done():
+        waiter.verdict.set_result(PENDING)
 
 
 def _verdict(answer: asyncpg.Record) -> Verdict | None:

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from flow_kit import NEVER_MS, PRICE, Checkout, Fate, pay, won
+from flow_kit import NEVER_MS, PRICE, PRODUCT, Checkout, Fate, pay, won
 
 from onsale.auth.errors import IdempotencyKeyReused, InvalidRequest, PassInvalid, PassRequired
 from onsale.auth.identifiers import order_id
@@ -30,7 +30,7 @@ from onsale.checkout.errors import (
 from onsale.checkout.flow import FlowPolicy
 from onsale.checkout.idempotency import Outcome
 from onsale.checkout.ports import Attempt, Charge, ChargeState, Method
-from onsale.checkout.schemas import ItemRequest, Money, ReserveRequest
+from onsale.checkout.schemas import AmendRequest, ItemRequest, Money, ReserveRequest
 from onsale.checkout.states import OrderState
 
 
@@ -637,3 +637,26 @@ def test_fate_ends_everything_after_it() -> None:
 
 def test_payment_of_a_test_is_the_sandbox() -> None:
     assert ("sandbox", "ok") == (pay().provider, pay().token)
+
+
+async def test_paying_here_what_another_process_amended(checkout: Checkout) -> None:
+    """An order that this process reserved and another one changed is charged as it is now."""
+    held = await checkout.reserve("ann")
+    other = checkout.another()
+    request = AmendRequest(items=(ItemRequest(PRODUCT, 2),))
+    await other.flow.amend("ann", held.order, checkout.pass_of("ann"), request)
+
+    confirmation = await checkout.confirm("ann", held.order)
+
+    assert (2 * PRICE, Outcome.SOLD) == (confirmation.doc.amount, confirmation.ending.outcome)
+
+
+async def test_paying_here_what_redis_forgot(checkout: Checkout) -> None:
+    """Of an order that this process reserved and the shop's Redis does not know, the record is asked."""
+    held = await checkout.reserve("ann")
+    await checkout.stop_record()
+    await checkout.record()
+    await checkout.redis.hdel(checkout.keys.orders, held.order)
+
+    with pytest.raises(OrderExpired):
+        await checkout.confirm("ann", held.order)
