@@ -51,15 +51,18 @@ from onsale.catalog.product_schemas import (
 from onsale.catalog.products import Asked, Product, Products
 from onsale.catalog.salefile import moment_ms, slug
 from onsale.catalog.sales import SaleBook
+from onsale.catalog.search import SCORE_MIN, Search
 from onsale.catalog.states import ProductState
 from onsale.catalog.vendors import OPERATORS, Vendors
 
 VENDORS = web.AppKey("vendors", Vendors)
 PRODUCTS = web.AppKey("products", Products)
+SEARCH = web.AppKey("search", Search)
 OFFERS = web.AppKey("offers", Offers)
 DISCOUNTS = web.AppKey("discounts", Discounts)
 SHOP_STOCK = web.AppKey("shop_stock", ShopStock)
 
+SEARCH_MAX = 100
 CURSOR_MAX = 999_999_999
 AMOUNT_MAX = 2**53 - 1
 NEW_VENDOR = msgspec.json.Decoder(VendorRequest)
@@ -118,27 +121,39 @@ async def list_products(request: web.Request) -> web.Response:
     asked = query(
         request,
         limit=page_limit,
-        cursor=product_cursor,
+        cursor=_list_cursor,
+        q=_text,
         state=ProductState,
         vendor=str,
         price_min=_amount,
         price_max=_amount,
     )
     limit: int = asked.get("limit", PAGE_LIMIT_DEFAULT)
-    on_sale = products_on_sale(request.app[BOOK], _now_ms())
-    found = await request.app[PRODUCTS].page(
-        Asked(
-            limit=limit + 1,
-            after=asked.get("cursor"),
-            state=asked.get("state"),
-            vendor=asked.get("vendor"),
-            price_min=asked.get("price_min"),
-            price_max=asked.get("price_max"),
-            on_sale=sorted(on_sale),
-        )
+    score, no = asked.get("cursor", (None, None))
+    if (score is None) != ("q" not in asked) and "cursor" in asked:
+        raise InvalidRequest(Flaw("?cursor", "bad_value", "This cursor is of another list."))
+    wanted = Asked(
+        limit=limit + 1,
+        after=no,
+        state=asked.get("state"),
+        vendor=asked.get("vendor"),
+        price_min=asked.get("price_min"),
+        price_max=asked.get("price_max"),
+        on_sale=sorted(products_on_sale(request.app[BOOK], _now_ms())),
     )
+    if "q" in asked:
+        return await _search(request, asked["q"], wanted, None if score is None else (score, no))
+    found = await request.app[PRODUCTS].page(wanted)
     page = await shown_all(request, found[:limit])
     return reply(200, ProductList(page, str(found[limit - 1].no) if len(found) > limit else None))
+
+
+async def _search(request: web.Request, text: str, wanted: Asked, after: tuple[int, int] | None) -> web.Response:
+    found = await request.app[SEARCH].find(text, wanted, after)
+    limit = wanted.limit - 1
+    page = await shown_all(request, [one.product for one in found[:limit]])
+    last = found[limit - 1] if len(found) > limit else None
+    return reply(200, ProductList(page, None if last is None else f"{last.score}-{last.product.no}"))
 
 
 async def create_product(request: web.Request) -> web.Response:
@@ -340,6 +355,17 @@ def _given(value: Any | UnsetType) -> Any:
 def product_cursor(text: str) -> int:
     """The number that ended the page before."""
     return whole(text, 1, CURSOR_MAX)
+
+
+def _list_cursor(text: str) -> tuple[int | None, int]:
+    score, dash, no = text.rpartition("-")
+    return (whole(score, SCORE_MIN, 1000) if dash else None), product_cursor(no)
+
+
+def _text(text: str) -> str:
+    if not 1 <= len(text) <= SEARCH_MAX:
+        raise ValueError("1 to 100 characters")
+    return text
 
 
 def _amount(text: str) -> int:

@@ -17,7 +17,7 @@ SELECT vendor FROM products WHERE id = $1 AND deleted_at IS NULL FOR UPDATE;
 -- A product as it shall be.
 UPDATE products
    SET title = $2, about = $3, image = $4, amount = $5, currency = $6, available_from = $7, available_until = $8,
-       discontinued_at = CASE WHEN $9 THEN coalesce(discontinued_at, now()) END, updated_at = now()
+       grams = CASE WHEN title = $2 THEN grams END, discontinued_at = CASE WHEN $9 THEN coalesce(discontinued_at, now()) END, updated_at = now()
  WHERE id = $1;
 
 -- product_in_sale --
@@ -27,7 +27,8 @@ SELECT EXISTS (SELECT FROM sale_items i JOIN sales s ON s.id = i.sale
                   AND s.closed_at IS NULL AND shop_now() < s.closes_at);
 
 -- product_delete --
--- It is sold no more. Its row stays: orders name it.
+-- It is sold no more, and found no more. Its row stays: orders name it.
+WITH found AS (DELETE FROM product_grams WHERE no = (SELECT no FROM products WHERE id = $1))
 UPDATE products SET deleted_at = now(), updated_at = now() WHERE id = $1 AND deleted_at IS NULL;
 
 -- products_page --

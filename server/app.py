@@ -48,6 +48,7 @@ from onsale.catalog.offers import Offers
 from onsale.catalog.products import Products
 from onsale.catalog.proposals import Proposals
 from onsale.catalog.rules import ProposalRules
+from onsale.catalog.search import Search
 from onsale.catalog.vendors import Vendors
 from onsale.checkout import handlers as checkout
 from onsale.checkout import notice_handlers as notices
@@ -255,6 +256,7 @@ def _open_catalogue(app: web.Application, rooms: Rooms) -> None:
     app[products.PRODUCTS] = Products(pool, vendors, mover)
     app[lists.WISHES] = Wishes(pool, app[products.PRODUCTS])
     app[lists.CARTS] = Carts(pool, app[products.PRODUCTS])
+    app[products.SEARCH] = Search(pool)
     app[products.OFFERS] = Offers(pool)
     app[products.DISCOUNTS] = Discounts(pool, vendors)
     app[products.SHOP_STOCK] = ShopStock(pool, mover)

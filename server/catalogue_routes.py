@@ -11,7 +11,7 @@ from onsale.catalog import proposal_handlers as proposals
 from onsale.catalog import schemas as catalog_schemas
 from onsale.catalog.salefile import SaleFile
 from onsale.catalog.states import ProductState, SaleState
-from onsale.server.route import PAGE, PAGE_BY_ID, Query, Route
+from onsale.server.route import PAGE, PAGE_BY_ID, Query, Route, page
 
 PRICE = {"type": "integer", "minimum": 0, "maximum": products.AMOUNT_MAX}
 
@@ -122,11 +122,15 @@ PRODUCTS = (
         "GET", "/v1/products", products.list_products, "list_products", "Products, newest first.",
         reply=product_schemas.ProductList,
         query=(
-            *PAGE,
+            *page("([4-9][0-9]{2}-|1000-)?[1-9][0-9]{0,8}"),
+            Query(
+                "q", {"type": "string", "minLength": 1, "maxLength": products.SEARCH_MAX},
+                "What their titles are like, typos forgiven; then the best come first.",
+            ),
             Query("state", {"enum": list(ProductState)}, "Only products in this state; discontinued ones only so."),
             Query("vendor", {"type": "string"}, "Only products of this vendor."),
-            Query("price_min", PRICE, "Costing as much or more, in minor units."),
-            Query("price_max", PRICE, "Costing as much or less."),
+            Query("price_min", PRICE, "With a list price of as much or more, in minor units."),
+            Query("price_max", PRICE, "With a list price of as much or less."),
         ),
     ),
     Route(

@@ -28,6 +28,7 @@ from onsale.catalog.moves import Moves
 from onsale.catalog.products import Products
 from onsale.catalog.proposals import Proposals
 from onsale.catalog.rules import ProposalRules
+from onsale.catalog.search import Search
 from onsale.catalog.vendors import Vendors
 from onsale.checkout.aftersale import AfterSale
 from onsale.checkout.backlog import Backlog
@@ -175,6 +176,7 @@ def mail_loops(settings: Settings, rooms: Rooms, loops: Loops) -> None:
 def _add_catalogue_loops(rooms: Rooms, loops: Loops) -> None:
     pool = rooms.stores.pool
     products = Products(pool, Vendors(pool), StockMover(Moves(pool), rooms.inventory))
+    loops.add("search", Search(pool).tick, SECOND_MS)
     loops.add("carts", Carts(pool, products).tick, MINUTE_MS)
 
 

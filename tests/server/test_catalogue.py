@@ -180,6 +180,24 @@ async def test_products_are_listed_by_state_and_price_in_keyset_pages(system):
     assert ([cheap["product"]], None) == ([one["product"] for one in second["items"]], second["next_cursor"])
 
 
+# search
+
+
+async def test_products_are_found_by_a_title_with_a_typo(system):
+    """In pages, with the filters of the list; a cursor of another list is refused."""
+    token, own = await vendor(system)
+    made = [(await product(system, token, title=f"초록 우산 {n}"))["product"] for n in range(3)]
+    path = f"/v1/products?vendor={own}&q=%EC%B4%88%EB%A1%9D%EC%9A%B0%EC%84%A0&limit=2"
+
+    first = await system.until(path, None, lambda told: told["next_cursor"] is not None)
+    second = (await system.call("GET", f"{path}&cursor={first['next_cursor']}")).json
+    dear = (await system.call("GET", f"{path}&price_min=12001")).json
+    wrong = await system.call("GET", f"/v1/products?cursor={first['next_cursor']}")
+
+    assert made[::-1] == [one["product"] for one in first["items"] + second["items"]]
+    assert ([], (422, "invalid_request")) == (dear["items"], wrong.problem())
+
+
 # discounts
 
 
