@@ -77,6 +77,13 @@ class Carts:
         """What the cart holds now, in the order in which it was filled."""
         return [CartItem(**row) for row in await self._pool.fetch(SQL.cart_of, account)]
 
+    async def held(self, accounts: Sequence[str]) -> dict[str, dict[str, int]]:
+        """Units by product of each of these accounts' carts; who has an empty one is left out."""
+        held: dict[str, dict[str, int]] = {}
+        for row in await self._pool.fetch(SQL.carts_held, accounts):
+            held.setdefault(row["account"], {})[row["product"]] = row["quantity"]
+        return held
+
     async def put(self, account: str, product: str, quantity: int) -> None:
         """So many units of a product that is sold by itself. Raises ProductUnknown, ProductUnavailable, CartFull."""
         if not (await self._products.get(product)).is_ordinary:

@@ -36,6 +36,11 @@ SELECT product, quantity, (extract(epoch FROM touched_at + interval '3 days') * 
   FROM cart_items WHERE account = $1 AND touched_at > now() - interval '3 days'
  ORDER BY added_at, product;
 
+-- carts_held --
+-- What the carts of these accounts hold.
+SELECT account, product, quantity FROM cart_items
+ WHERE account = ANY($1::text[]) AND touched_at > now() - interval '3 days';
+
 -- carts_forget --
 -- Items that nobody touched for three days.
 DELETE FROM cart_items WHERE ctid IN (SELECT ctid FROM cart_items WHERE touched_at <= now() - interval '3 days' LIMIT 1000);

@@ -151,7 +151,7 @@ class NoticeBook:
 
 # What the carts of these accounts hold (account -> product -> units), and the units free of these products.
 Carts = Callable[[Sequence[str]], Awaitable[Mapping[str, Mapping[str, int]]]]
-FreeUnits = Callable[[Sequence[str]], Awaitable[Mapping[str, int]]]
+FreeUnits = Callable[[Sequence[str]], Awaitable[Mapping[str, int | None]]]
 
 
 class NoticeHub:
@@ -215,14 +215,15 @@ class NoticeHub:
             return NoticeTick(sum(self._tell(row) for row in rows), self.count)
 
     async def warn(self, carts: Carts, free_units: FreeUnits) -> NoticeTick:
-        """Tell those whose carts hold what is running out, once each time it begins to."""
+        """Tell those whose carts hold what is running out, each time it is another figure."""
         accounts = list(self._listeners)
         held = await carts(accounts) if accounts else {}
         products = sorted({product for cart in held.values() for product in cart})
         free = await free_units(products) if products else {}
         told = 0
         for account, cart in held.items():
-            low = {p: free[p] for p, units in cart.items() if p in free and free[p] <= max(LOW_STOCK, units - 1)}
+            known = {product: units for product in cart if (units := free.get(product)) is not None}
+            low = {product: units for product, units in known.items() if units <= max(LOW_STOCK, cart[product] - 1)}
             told += sum(self._warn(listener, low) for listener in self._listeners.get(account, {}))
         return NoticeTick(told, self.count)
 

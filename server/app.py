@@ -272,6 +272,7 @@ def _open_notices(app: web.Application, rooms: Rooms, revocations: Revocations, 
     app[notices.BOOK] = book
     app[notices.HUB] = hub
     loops.add("notices", hub.tick, NOTICE_INTERVAL_MS)
+    loops.add("cart_stock", lambda: hub.warn(app[lists.CARTS].held, app[checkout.STOCK].known), SECOND_MS)
 
     async def close(_: web.Application) -> None:
         hub.close()

@@ -8,7 +8,9 @@ from contextlib import asynccontextmanager
 import aiohttp
 import pytest
 import pytest_asyncio
+from contract_kit import tokens
 
+from onsale.auth.roles import Role
 from onsale.server.app import ROOMS
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -187,3 +189,20 @@ async def test_a_letter_for_each_once(system, sale):
     rows = await pool.fetch("SELECT kind FROM outbox WHERE account = $1 ORDER BY kind", account)
     assert ["order_confirmed", "order_refunded"] == [row["kind"] for row in rows]
     assert 0 == await pool.fetchval("SELECT count(*) FROM notices WHERE account = $1 AND letter IS NOT NULL", account)
+
+
+async def test_what_runs_out_in_a_cart(system):
+    """Whoever has it in the cart and listens is told, once a figure; nobody else is."""
+    [vendor] = await tokens(system.app, Role.VENDOR, 1, first=31_000)
+    assert 201 == (await system.call("POST", "/v1/vendors", {"name": "Hats"}, vendor)).status
+    body = {"title": "Hat", "price": {"amount": 1_000, "currency": "KRW"}, "stock": 6}
+    hat = (await system.call("POST", "/v1/products", body, vendor)).json["product"]
+    await system.until(f"/v1/products/{hat}/stock", None, lambda told: told["free"] == 6)
+    buyer, other = await system.buyers(2)
+    assert (await system.call("PUT", f"/v1/cart/items/{hat}", {"quantity": 1}, buyer)).status < 300
+    async with session(system) as opened, events(opened, buyer) as stream:
+        items = {"items": [{"product": hat, "quantity": 2}]}
+        assert 201 == (await system.call("POST", "/v1/orders", items, other, Idempotency_Key="o-1")).status
+        _, name, told = await stream.next()
+
+    assert ("stock", {"kind": "stock", "product": hat, "free": 4}) == (name, told)
