@@ -153,6 +153,8 @@ async def test_in_a_crowd_nobody_waits_beyond_their_patience() -> None:
     """The worker stands still: those who came behind others are told to come back, not kept."""
     passwords = PasswordHasher(patience_s=0.05)
     await passwords.verify(None, "x")
+    # Nothing warns them: the answers so far came at once.
+    passwords._usual_s = 0.0
     os.kill(passwords.worker_pid or 0, signal.SIGSTOP)
     try:
         waiting = [asyncio.create_task(passwords.verify(None, "x")) for _ in range(6)]
@@ -192,3 +194,15 @@ def test_the_list_of_common_passwords_is_there() -> None:
         (password_flaw(each) or ("", ""))[0] for each in ("1q2w3e4r5t", "Password123", "iloveyou12")
     ]
     assert None is password_flaw("blue 전차 seven")
+
+
+async def test_who_would_wait_too_long_is_told_at_once() -> None:
+    """By what answers took lately; alone in front of the worker anybody is served, however slow it was."""
+    passwords = PasswordHasher(patience_s=1.5)
+    await passwords.verify(None, "x")
+    passwords._usual_s = 1.0
+    answers = await asyncio.gather(*(passwords.verify(None, "x") for _ in range(5)), return_exceptions=True)
+
+    assert [bool, bool, *[TooManyRequests] * 3] == [type(each) for each in answers]
+    assert passwords._usual_s < 1.0
+    await passwords.close()
