@@ -20,15 +20,15 @@ SELECT most_common_vals::text::text[] AS grams, most_common_freqs AS shares
   FROM pg_stats WHERE schemaname = current_schema() AND tablename = 'product_grams' AND attname = 'gram';
 
 -- products_search --
--- Products by how much of what was asked their titles have, then newest first. Of each rare gram the newest two thousand
--- are looked at, of these the thousand with most of them are judged whole: however common a word is, it costs no more.
+-- Products by how much of what was asked their titles have, then newest first. Of each rare gram the newest thousand
+-- are looked at, of these the 300 with most of them are judged whole: however common a word is, it costs no more.
 WITH likely AS MATERIALIZED (
   SELECT c.no
     FROM unnest($1::text[]) AS rare (gram)
-   CROSS JOIN LATERAL (SELECT g.no FROM product_grams g WHERE g.gram = rare.gram ORDER BY g.no DESC LIMIT 2000) AS c
-   GROUP BY c.no ORDER BY count(*) DESC, c.no DESC LIMIT 1000
-), judged AS (
-  SELECT d.*, cardinality(ARRAY(SELECT unnest(p.grams) INTERSECT SELECT unnest($2::text[]))) * 1000 / cardinality($2) AS score
+   CROSS JOIN LATERAL (SELECT g.no FROM product_grams g WHERE g.gram = rare.gram ORDER BY g.no DESC LIMIT 1000) AS c
+   GROUP BY c.no ORDER BY count(*) DESC, c.no DESC LIMIT 300
+), judged AS MATERIALIZED (
+  SELECT d.*, (SELECT count(*) FROM unnest(p.grams) AS u WHERE u = ANY($2::text[]))::int * 1000 / cardinality($2) AS score
     FROM likely l JOIN products p ON p.no = l.no JOIN product_details d ON d.product = p.id
    WHERE NOT d.is_deleted
      AND d.is_discontinued = (coalesce($4, '') = 'discontinued')
