@@ -49,7 +49,8 @@ ASK_AGAIN_MS = 30_000
 REPEAT_MS = 1_000
 # One comment at least every 15 s is promised; ten leave room for a slow loop.
 SILENCE_MS = 10_000
-# After a restart streams return over 1 s, and over 1 ms for each of them where there are more than a thousand.
+# After a restart streams return over 1 s, and over 1 ms for each person who waits where there are more than a thousand:
+# whichever process dies, and if it is all of them.
 RETRY_FIRST_MS = 1_000
 RETRY_SPREAD_MAX_MS = 19_000
 
@@ -93,9 +94,11 @@ COMMENT = b": still here\n\n"
 class TicketStream:
     """One holder's stream."""
 
-    __slots__ = ("asked_ms", "buyer", "facts", "framed_ms", "message", "order", "session", "told", "wire")
+    __slots__ = ("asked_ms", "buyer", "facts", "framed_ms", "message", "order", "session", "spread_ms", "told", "wire")
 
-    def __init__(self, wire: Wire, facts: TicketFacts, buyer: str, session: str, told: Told, frame: Frame) -> None:
+    def __init__(
+        self, wire: Wire, facts: TicketFacts, buyer: str, session: str, told: Told, frame: Frame, spread_ms: int
+    ) -> None:
         self.wire = wire
         # The sign-in that opened it; empty where a ticket's token did.
         self.session = session
@@ -107,6 +110,8 @@ class TicketStream:
         self.framed_ms = wire.wrote_ms
         self.message = frame.document.message
         self.asked_ms = wire.wrote_ms
+        # Over how long its client and the others were told to come back.
+        self.spread_ms = spread_ms
 
 
 class LineStream:
@@ -321,7 +326,7 @@ class Streams:
         response, wire = await self._open(request, b"".join(first))
         if wire is None:
             return response
-        stream = TicketStream(wire, facts, buyer, session, told, frame)
+        stream = TicketStream(wire, facts, buyer, session, told, frame, self._spread_ms())
         mine = self._by_ticket.setdefault((facts.sale_no, facts.place), [])
         mine.append(stream)
         if self._teller.from_memory(line, facts) is None:
@@ -394,8 +399,11 @@ class Streams:
             del slot[stream]
 
     def _retry(self) -> bytes:
-        spread_ms = min(RETRY_SPREAD_MAX_MS, max(RETRY_FIRST_MS, self.open_count))
-        return b"retry: %d\n\n" % (RETRY_FIRST_MS + self._rng.randrange(spread_ms))
+        return b"retry: %d\n\n" % (RETRY_FIRST_MS + self._rng.randrange(self._spread_ms()))
+
+    def _spread_ms(self) -> int:
+        waiting = max((line.frame.waiting for line in self._feed.lines() if line.frame is not None), default=0)
+        return min(RETRY_SPREAD_MAX_MS, max(RETRY_FIRST_MS, self.open_count, waiting))
 
     # --- news
 
@@ -465,6 +473,10 @@ class Streams:
             events.append(_message(frame))
         if frame.order != stream.order and now_ms - stream.framed_ms >= LINE_EVERY_MS:
             stream.order, stream.framed_ms = frame.order, now_ms
+            if (spread_ms := self._spread_ms()) >= 2 * stream.spread_ms:
+                # Whoever came before the crowd did must not all be back before the rest of it.
+                stream.spread_ms = spread_ms
+                events.append(self._retry())
             events.append(event("line", frame.doc, event_id))
         if told.is_final:
             events.append(event("closed", _encode({"ticket": stream.facts.ticket, "state": told.state}), event_id))

@@ -197,3 +197,26 @@ async def test_a_held_line_still_takes_signs(stand: Stand) -> None:
     await stand.later(1)
 
     assert (await stand.admit()).admitted == 2
+
+
+async def test_with_sixty_percent_gone_the_rate_is_kept(stand: Stand) -> None:
+    """Nobody put them aside beforehand: passing them over as they come up costs no turn of those who are there."""
+    await stand.make(rate_centi=0, active_max=1_000_000)
+    places = await stand.crowd(6_000)
+    there = [place for place in places if place % 5 in (1, 3)]
+    for _ in range(12):
+        await stand.sign(*there)
+        await stand.later(5)
+        await stand.admit()
+    await stand.set(rate_centi=10_000)
+    for _ in range(100):
+        await stand.later(0.1)
+        # A web process is heard.
+        await stand.sign()
+        await stand.admit()
+
+    events = await stand.admissions()
+
+    served = [int(place) for event in events for place in event["places"].split(",")]
+    assert len(served) >= 0.95 * 10 * 100
+    assert served == there[: len(served)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -18,6 +19,7 @@ from onsale.auth.identity import Identity
 from onsale.auth.middleware import STREAM_KEYS
 from onsale.auth.roles import Role
 from onsale.auth.tickets import TicketFacts
+from onsale.lua.line import LineScripts
 from onsale.queue.stream import PASS_ON_EVERY_MS, SLOT_MS, SLOTS, StreamLimits
 from onsale.queue.teller import Told
 from onsale.queue.wire import STALLED_MS, UNSENT_BYTES_MAX
@@ -81,6 +83,34 @@ async def test_a_stream_begins_with_how_things_are(edge: Edge, client: Client) -
         assert ("line", SALE) == (name, line["sale"])
         assert f"{line['epoch']}-{line['seq']}" == events.last_id
         assert 1_000 <= events.retry_ms < 20_000
+
+
+async def test_a_crowd_comes_back_over_twenty_seconds(edge: Edge, client: Client) -> None:
+    """However few of them are here: 20,000 who wait are told to return over 20 s, evenly; and so is, with its next
+    document, a stream that was opened before they came."""
+    path, proof = await joined(edge, "ann")
+    async with client.get(path, headers=proof) as response:
+        events = Events(response)
+        await events.until("line")
+        assert events.retry_ms < 2_000
+        scripts = LineScripts(edge.redis)
+        await scripts.ceiling(edge.known.keys, 30_000)
+        for first in range(0, 20_000, 500):
+            await scripts.join(edge.known.keys, [(f"crowd-{first + n}", 0) for n in range(500)])
+        await edge.show()
+
+        told_ms = [int(edge.streams._retry().split()[1]) for _ in range(20_000)]
+        seconds = Counter(ms // 1_000 for ms in told_ms)
+        assert set(range(1, 20)) == set(seconds)
+        assert max(seconds.values()) < 1.25 * 20_000 / 19
+
+        for is_told_again in (True, False):
+            events.retry_ms = 0
+            edge.clock.ms += ROUND_MS
+            await edge.show()
+            await edge.turn()
+            await events.until("line")
+            assert is_told_again is (events.retry_ms >= 1_000)
 
 
 async def test_what_a_client_has_is_not_sent_again(edge: Edge, client: Client) -> None:
