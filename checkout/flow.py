@@ -53,7 +53,7 @@ from onsale.checkout.idempotency import (
 )
 from onsale.checkout.inventory import Amend, Held, Inventory, OrderView, Reserve
 from onsale.checkout.orders import Orders
-from onsale.checkout.ports import Offers, PaymentProvider
+from onsale.checkout.ports import Offers, PassTimes, PaymentProvider
 from onsale.checkout.record.events import OrderDoc
 from onsale.checkout.record.watermark import RECORDED, RecordFeed, VerdictKind
 from onsale.checkout.schemas import AmendRequest, ItemRequest, PaymentRequest, ReserveRequest
@@ -76,6 +76,9 @@ FOLLOW_LAST_S = 0.4
 AMEND_TRIES_MAX = 5
 # Reservations kept until they are paid, about 2 kB each: those of some seconds of the fastest sale.
 RESERVED_HERE_MAX = 8_192
+
+# Clocks may differ by this much: a pass that lasts longer by this machine's is not over by the shop's.
+PASS_SURE_MS = 30_000
 
 _encode = msgspec.json.Encoder().encode
 
@@ -126,6 +129,7 @@ class CheckoutFlow:
         sealer: Sealer,
         passes: Passes,
         offers: Offers,
+        pass_times: PassTimes,
         driver: str,
         policy: FlowPolicy | None = None,
     ) -> None:
@@ -137,6 +141,7 @@ class CheckoutFlow:
         self._sealer = sealer
         self._passes = passes
         self._offers = offers
+        self._pass_times = pass_times
         self._policy = policy or FlowPolicy()
         self._shop = Shop(book)
         # What this process reserved and nobody has tried to pay yet, oldest first. Whoever reserves mostly pays on the
@@ -164,7 +169,7 @@ class CheckoutFlow:
         admission = self._passes.verify(token, sale=sale.id)
         if admission.buyer != buyer:
             raise PassInvalid
-        return await self._reserve(sale, admission, request, key)
+        return await self._reserve(sale, await self._as_of_now(admission), request, key)
 
     async def order(self, buyer: str, request: ReserveRequest, key: str) -> Held:
         """The same for ordinary products: no line, no pass, and the price is what a product costs at this moment.
@@ -251,7 +256,7 @@ class CheckoutFlow:
                 await self._refuse_forgotten(buyer, order)
             if view.buyer != buyer:
                 raise OrderUnknown
-            pass_exp_ms = self._pass_exp_ms(sale, view, token)
+            pass_exp_ms = await self._pass_exp_ms(sale, view, token)
             doc = DOC.decode(view.doc)
             offers = {} if request.items is UNSET else await self._offered(sale, request.items)
             amended = amended_doc(offers, doc, request, self._sealer)
@@ -278,7 +283,7 @@ class CheckoutFlow:
         except OfferUnavailable:
             raise ProductUnavailable from None
 
-    def _pass_exp_ms(self, sale: Sale, view: OrderView, token: str) -> int:
+    async def _pass_exp_ms(self, sale: Sale, view: OrderView, token: str) -> int:
         """When the pass runs out with which the order was made; an ordinary order was made with none."""
         if not view.turn:
             return 0
@@ -287,7 +292,15 @@ class CheckoutFlow:
         admission = self._passes.verify(token, sale=sale.id)
         if (admission.buyer, admission.turn) != (view.buyer, view.turn):
             raise PassInvalid
-        return admission.exp_ms
+        return (await self._as_of_now(admission)).exp_ms
+
+    async def _as_of_now(self, admission: Pass) -> Pass:
+        """A pass with its end as the line has it. Only one that is over, or nearly, is asked about: the others are good
+        as they are."""
+        if admission.exp_ms > time.time_ns() // 1_000_000 + PASS_SURE_MS:
+            return admission
+        until_ms = await self._pass_times.until_ms(admission.sale, admission.turn)
+        return replace(admission, exp_ms=max(admission.exp_ms, until_ms))
 
     async def _refuse_forgotten(self, buyer: str, order: str) -> NoReturn:
         """What Redis does not know any more has ended."""

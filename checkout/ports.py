@@ -110,6 +110,14 @@ class Offers(Protocol):
         ...
 
 
+class PassTimes(Protocol):
+    """What the line knows of passes beyond what they say themselves."""
+
+    async def until_ms(self, sale: str, turn: str) -> int:
+        """When the pass of a turn ends now (ms): an outage of ours has put it off. 0 where nobody can say."""
+        ...
+
+
 class LinePause(Protocol):
     """Holds the line still in checkout's own name; nobody lifts another's pause."""
 

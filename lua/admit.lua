@@ -13,6 +13,7 @@
   KEYS[11] presence0   KEYS[12] presence1   KEYS[13] presence2   KEYS[14] presence3   KEYS[15] presence4   bitmaps
   ARGV[1] figures    msgpack {free, held, claimed, sold, seats_max, age_ms}, or an empty list: not known
   ARGV[2] admit_max  people a call, so that no call holds Redis for long
+  ARGV[3] skew_ms    how much longer than its pass a seat is kept
   Returns {0, state, active, admitted, passed_over, untold, expired, is_more, is_due, closings cursor, {overdue turn, …}}
     | {1} recovering | {22} corrupt    Events: admissions    Published: admitted, absent, ended ]]
 -- include: guard
@@ -27,6 +28,8 @@ local presence = {KEYS[11], KEYS[12], KEYS[13], KEYS[14], KEYS[15]}
 local STOCK_FRESH_MS = 2000
 -- No tick for this long: Redis was away from everybody, or its clock was moved; no silence of that time counts.
 local TICK_AWAY_MS = 10000
+-- No figures of the shop for this long: nobody could buy, and passes end later by all of it.
+local SHOP_AWAY_MS = 5000
 local PASS_OVER_MAX, LEASES_MAX, MISSES_MAX = 1000, 100, 3
 local DOCUMENT_EVERY_MS = 1000
 
@@ -53,8 +56,15 @@ local function note_tick()
   redis.call("HSET", meta, "tick_ms", now)
 end
 
+local function note_shop()
+  local heard_ms = tonumber(redis.call("HGET", meta, "shop_heard_ms")) or now
+  if now - heard_ms > SHOP_AWAY_MS then note_outage(meta, heard_ms, now) end
+  redis.call("HSET", meta, "shop_heard_ms", now)
+end
+
 local function note_stock(figures)
   local known_ms = tonumber(redis.call("HGET", meta, "stock_at_ms")) or 0
+  if #figures > 0 then note_shop() end
   -- A known time that is yet to come is of a clock that went back.
   if #figures == 0 or (now - figures[6] < known_ms and known_ms <= now) then return end
   redis.call("HSET", meta, "free", figures[1], "held", figures[2], "claimed", figures[3], "sold", figures[4],
@@ -104,13 +114,15 @@ local function take_back(turn, place, t)
   redis.call("HSET", tickets, place, pack_ticket(t))
 end
 
--- A seat whose time is over: untold, it goes to the next (unless it was we who could not tell); told, the shop says
--- whether an open order keeps it; nobody's any more, it is free.
+-- A seat whose time is over: untold, it goes to the next (unless it was we who could not tell); told, it lasts as long as
+-- its pass, and then the shop says whether an open order keeps it; nobody's any more, it is free.
 local function settle_lease(turn)
   local place = tonumber(string.match(turn, "^%d+%-(%d+)%-%d+$"))
   local t = place and unpack_ticket(redis.call("HGET", tickets, place))
   if t and (t.turn ~= turn or t.state ~= ADMITTED) then
     redis.call("ZREM", leases, turn)
+  elseif t and t.told_ms > 0 and pass_until(line, t) + tonumber(ARGV[3]) > now then
+    redis.call("ZADD", leases, pass_until(line, t) + tonumber(ARGV[3]), turn)
   elseif not t or t.told_ms > 0 then
     overdue[#overdue + 1] = turn
   elseif not is_web_away and now >= line.presence_valid_from_ms + turn_ttl_ms then

@@ -21,7 +21,5 @@ local level, at_ms = bucket_now(meta, policy, line, now)
 redis.call("HSET", meta, "bucket", level, "bucket_at_ms", at_ms, "is_due", 1)
 -- Whoever read Postgres before this is too old to write.
 redis.call("HINCRBY", meta, "sync_no", 1)
-if ARGV[2] == "1" then return {OK, redis.call("SADD", pauses, ARGV[1])} end
-local was_held = redis.call("SISMEMBER", pauses, ARGV[1])
-lift(meta, pauses, ARGV[1], now)
-return {OK, was_held}
+local change = ARGV[2] == "1" and hold_by or lift
+return {OK, change(meta, pauses, ARGV[1], now) and 1 or 0}

@@ -218,13 +218,15 @@ class LineScripts:
         ]
         return _answers(await self._restore(names, [_pack(items)]))
 
-    async def admit(self, keys: LineKeys, stock: StockNote | None, *, admit_max: int) -> AdmitTick:
-        """Let in whom rate, cap and stock allow."""
+    async def admit(
+        self, keys: LineKeys, stock: StockNote | None, *, admit_max: int, skew_ms: int = 0
+    ) -> AdmitTick:
+        """Let in whom rate, cap and stock allow; a seat is kept `skew_ms` longer than its pass."""
         names = [
             *(keys.meta, keys.policy, keys.pauses, keys.waiting, keys.absent, keys.tickets),
             *(keys.leases, keys.gone, keys.admissions, keys.feed, *_presence(keys)),
         ]
-        row = _ok(await self._admit(names, [_pack(stock or ()), admit_max]))
+        row = _ok(await self._admit(names, [_pack(stock or ()), admit_max, skew_ms]))
         return AdmitTick(
             state=row[0].decode(),
             active=row[1],

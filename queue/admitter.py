@@ -149,9 +149,9 @@ class Admitter:
         )
 
     async def _admit(self, sale: Sale, keys: LineKeys) -> list[AdmitTick]:
-        ticks = [await self._scripts.admit(keys, await self._stock(sale), admit_max=ADMIT_MAX)]
+        ticks = [await self._scripts.admit(keys, await self._stock(sale), admit_max=ADMIT_MAX, skew_ms=SKEW_MS)]
         while ticks[-1].is_more and len(ticks) < ROUNDS_MAX:
-            ticks.append(await self._scripts.admit(keys, await self._stock(sale), admit_max=ADMIT_MAX))
+            ticks.append(await self._scripts.admit(keys, await self._stock(sale), admit_max=ADMIT_MAX, skew_ms=SKEW_MS))
         return ticks
 
     async def _stock(self, sale: Sale) -> StockNote | None:

@@ -182,9 +182,7 @@ async def verify_pass(request: web.Request) -> web.Response:
     token = request.headers.get("Admission-Pass") or cookie(request, PASS_COOKIE) or asked.get("pass")
     if not token:
         raise Unauthenticated
-    seen = _good_pass(request, token, asked.get("sale"))
-    if await _has_ended(request, seen):
-        raise Unauthenticated
+    seen = await _good_pass(request, token, asked.get("sale"))
     headers = {"Admission-Sale": seen.sale, "Admission-Buyer": seen.buyer, "Admission-Turn": seen.turn}
     return web.Response(status=204, headers=headers)
 
@@ -389,25 +387,20 @@ async def _buyer(request: web.Request, sale: Sale) -> str:
     return f"guest-{new_id()}"
 
 
-def _good_pass(request: web.Request, token: str, sale: str | None) -> Pass:
-    """Raises Unauthenticated: a proxy knows nothing between yes and no."""
+async def _good_pass(request: web.Request, token: str, sale: str | None) -> Pass:
+    """Raises Unauthenticated: a proxy knows nothing between yes and no. The line knows whether the turn is over before
+    its time (it bought, left, or was revoked), and whether an outage of ours put its end off."""
+    app = request.app
     try:
-        seen = request.app[PASSES].verify(token, sale=sale)
+        seen = app[PASSES].verify(token, sale=sale)
     except PassInvalid as error:
         raise Unauthenticated from error
-    if seen.exp_ms <= request.app[FEED].now_ms():
+    until_ms: int | None = None
+    with suppress(LineRecovering, StoreUnavailable):
+        until_ms = await app[LINE].pass_until(app[FEED].line(seen.sale).keys, seen.turn)
+    if (seen.exp_ms if until_ms is None else until_ms) <= app[FEED].now_ms():
         raise Unauthenticated
     return seen
-
-
-async def _has_ended(request: web.Request, seen: Pass) -> bool:
-    """Whether the line knows that this pass's turn is over before its time: it bought, left, or was revoked."""
-    line, place = request.app[FEED].line(seen.sale), seen.turn.split("-")[1]
-    try:
-        view = await request.app[LINE].look(line.keys, int(place))
-    except (LineRecovering, StoreUnavailable):
-        return False
-    return view is not None and view.turn == seen.turn and view.state is not TicketState.ADMITTED
 
 
 async def _acting(request: web.Request) -> tuple[Identity, str | None]:

@@ -94,6 +94,15 @@ class Line:
         reply, row = await self._submit("look", keys, place, self._scripts.look)
         return None if reply is Reply.UNKNOWN else _view(reply, row)
 
+    async def pass_until(self, keys: LineKeys, turn: str) -> int | None:
+        """When the pass of a told turn ends (ms): an outage of ours puts it off. 0: the turn is over. None: this Redis
+        knows nothing of it, and what the pass says counts."""
+        place = int(turn.split("-")[1])
+        view = await self.look(keys, place)
+        if view is None or view.turn != turn:
+            return None
+        return view.pass_exp_ms if view.state is TicketState.ADMITTED else 0
+
     async def look_for(self, keys: LineKeys, buyer: str) -> TicketView | None:
         """A buyer's living ticket as it stands, or the one that ended last; no sign of life. None: this Redis never
         heard of any."""

@@ -82,7 +82,7 @@ from onsale.server.pages import documents
 from onsale.server.pages.assets import add_assets
 from onsale.server.problems import problem_response
 from onsale.server.readers import LoopLag, WebGauges
-from onsale.server.rooms import Rooms, add_shared_loops, open_rooms
+from onsale.server.rooms import LinePassTimes, Rooms, add_shared_loops, open_rooms
 from onsale.server.route import add_routes
 from onsale.server.routes import ROUTES
 from onsale.server.stores import open_stores
@@ -290,6 +290,7 @@ def _open_checkout(app: web.Application, rooms: Rooms) -> CheckoutFlow:
         sealer=rooms.sealer,
         passes=app[auth.PASSES],
         offers=Offers(rooms.stores.pool),
+        pass_times=LinePassTimes(rooms),
         driver=rooms.driver,
     )
     reads = Reads(rooms.book, rooms.inventory, rooms.orders, rooms.sealer)

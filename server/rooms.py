@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 
+from onsale.auth.errors import StoreUnavailable
 from onsale.auth.identifiers import new_id
 from onsale.auth.keys import Keyring
 from onsale.auth.outbox import Outbox
@@ -22,7 +23,8 @@ from onsale.checkout.providers.stripe import StripeProvider
 from onsale.checkout.providers.toss import TossProvider
 from onsale.checkout.record.watermark import RecordFeed
 from onsale.checkout.webhooks import Inbox
-from onsale.lua.keys import ShopKeys
+from onsale.lua.keys import LineKeys, ShopKeys
+from onsale.queue.errors import LineRecovering
 from onsale.queue.holders import Holders
 from onsale.queue.line import Line
 from onsale.queue.numbering import Numbering
@@ -86,6 +88,20 @@ async def open_rooms(settings: Settings, stores: Stores) -> AsyncIterator[Rooms]
             watch=ProviderWatch(tuple(providers.values()), line, book),
             driver=f"{os.getpid()}-{new_id()}",
         )
+
+
+class LinePassTimes:
+    """What checkout asks of passes, answered by the line."""
+
+    def __init__(self, rooms: Rooms) -> None:
+        self._rooms = rooms
+
+    async def until_ms(self, sale: str, turn: str) -> int:
+        """0 where the line does not know of the turn, or cannot be asked."""
+        keys = LineKeys(sale, self._rooms.book.get(sale).line_epoch)
+        with suppress(LineRecovering, StoreUnavailable):
+            return await self._rooms.line.pass_until(keys, turn) or 0
+        return 0
 
 
 def add_shared_loops(rooms: Rooms, loops: Loops) -> None:

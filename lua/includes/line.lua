@@ -55,6 +55,7 @@ end
 local function read_line(meta, pauses, now)
   local line, values = {}, redis.call("HMGET", meta, unpack(NUMBERS))
   for i, name in ipairs(NUMBERS) do line[name] = tonumber(values[i]) or 0 end
+  line.meta = meta
   line.is_held = redis.call("SCARD", pauses) > 0
   line.state = state_of(line, line.is_held, now)
   line.is_closed = line.state == "ended" or line.state == "sold_out"
@@ -90,6 +91,39 @@ local function note_change(meta, code, params, now)
   redis.call("HSET", meta, "change", code, "change_at_ms", now, "change_params", params)
 end
 
+-- Times in which it was we who stopped selling, [from_ms, to_ms] each, oldest first: passes end that much later.
+local OUTAGES_MAX = 16
+
+local function read_outages(meta)
+  local packed = redis.call("HGET", meta, "outages")
+  return packed and cmsgpack.unpack(packed) or {}
+end
+
+-- What overlaps counts once.
+local function note_outage(meta, from_ms, to_ms)
+  local outages = read_outages(meta)
+  local last = outages[#outages]
+  if last and from_ms <= last[2] then
+    last[1], last[2] = math.min(last[1], from_ms), math.max(last[2], to_ms)
+  else
+    outages[#outages + 1] = {from_ms, to_ms}
+  end
+  if #outages > OUTAGES_MAX then table.remove(outages, 1) end
+  redis.call("HSET", meta, "outages", cmsgpack.pack(outages))
+end
+
+-- When the pass of a told turn ends: each time of ours that fell into its life is given back.
+local function pass_until(line, t)
+  local until_ms = t.pass_exp_ms
+  if t.told_ms == 0 then return until_ms end
+  line.outages = line.outages or read_outages(line.meta)
+  for _, outage in ipairs(line.outages) do
+    local since_ms = math.max(outage[1], t.told_ms)
+    if since_ms < until_ms and outage[2] > since_ms then until_ms = until_ms + outage[2] - since_ms end
+  end
+  return until_ms
+end
+
 local function is_living(t)
   return t.state == WAITING or t.state == ADMITTED
 end
@@ -104,6 +138,6 @@ local function view_of(line, place, t, is_absent, was_absent)
   end
   return {
     OK, place, state, t.buyer, t.joined_ms, t.lane, is_absent and 1 or 0, was_absent and 1 or 0, t.turn,
-    t.admitted_ms, t.told_ms, t.pass_exp_ms, ended_ms
+    t.admitted_ms, t.told_ms, pass_until(line, t), ended_ms
   }
 end

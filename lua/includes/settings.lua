@@ -31,10 +31,20 @@ local function note_terms(meta, rate_before, rate, cap_before, cap, now)
   end
 end
 
+-- While the record is behind nobody can buy: its hold is a time of ours.
+local function hold_by(meta, pauses, holder, now)
+  local is_new = redis.call("SADD", pauses, holder) == 1
+  if is_new and holder == "record" then redis.call("HSET", meta, "record_held_ms", now) end
+  return is_new
+end
+
 local function lift(meta, pauses, holder, now)
-  if redis.call("SREM", pauses, holder) == 1 and redis.call("SCARD", pauses) == 0 then
-    note_change(meta, "resumed", "{}", now)
+  local was_held = redis.call("SREM", pauses, holder) == 1
+  if was_held and redis.call("SCARD", pauses) == 0 then note_change(meta, "resumed", "{}", now) end
+  if was_held and holder == "record" then
+    note_outage(meta, tonumber(redis.call("HGET", meta, "record_held_ms")) or now, now)
   end
+  return was_held
 end
 
 -- The window of gathering is the line's own: it is neither in Postgres nor lifted from there.
@@ -42,7 +52,7 @@ local function apply_holders(meta, pauses, holders, now)
   local is_wanted = {recovering = true}
   for _, holder in ipairs(holders) do
     is_wanted[holder] = true
-    redis.call("SADD", pauses, holder)
+    hold_by(meta, pauses, holder, now)
   end
   for _, holder in ipairs(redis.call("SMEMBERS", pauses)) do
     if not is_wanted[holder] then lift(meta, pauses, holder, now) end

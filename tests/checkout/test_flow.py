@@ -609,6 +609,18 @@ async def test_expired_pass_is_judged_by_redis(checkout: Checkout) -> None:
         assert answer == found
 
 
+async def test_a_pass_ends_when_the_line_says(checkout: Checkout) -> None:
+    """Its own end has passed, but an outage of ours put it off: it still buys. Only its own turn's end counts."""
+    wanted = ReserveRequest((ItemRequest("jacket", 1),))
+    token = checkout.pass_of("ann", turn="1-7-1", exp_ms=1)
+    checkout.pass_times.until["1-8-1"] = NEVER_MS
+    with pytest.raises(PassExpired):
+        await checkout.flow.reserve("drop", "ann", token, wanted, "early")
+
+    checkout.pass_times.until["1-7-1"] = NEVER_MS
+    assert (await checkout.flow.reserve("drop", "ann", token, wanted, "k")).order
+
+
 async def test_reservation_key_outlives_redis(checkout: Checkout) -> None:
     """A day later Redis has dropped the key, and the pass has expired: the record still answers it."""
     wanted = ReserveRequest((ItemRequest("jacket", 1),))

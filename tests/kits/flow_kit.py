@@ -103,6 +103,16 @@ class Sandbox:
             return items
 
 
+class FakePassTimes:
+    """The line's word on passes: `until` by turn."""
+
+    def __init__(self) -> None:
+        self.until: dict[str, int] = {}
+
+    async def until_ms(self, sale: str, turn: str) -> int:
+        return self.until.get(turn, 0)
+
+
 @dataclass
 class Checkout:
     """One process: a flow, its completer, and what they stand on."""
@@ -125,6 +135,7 @@ class Checkout:
     def __post_init__(self) -> None:
         self.sealer = Sealer(KEYRING)
         self.passes = Passes(KEYRING, "http://test")
+        self.pass_times = FakePassTimes()
         provider = self.provider or Guarded(self.sandbox.client)
         self.guarded = provider
         providers = {"sandbox": Mortal(provider, self.fate, "charge", "find", "refund")}
@@ -137,6 +148,7 @@ class Checkout:
             sealer=self.sealer,
             passes=self.passes,
             offers=Offers(self.pool),
+            pass_times=self.pass_times,
             driver=f"web-{next(numbers)}",
             policy=self.policy,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from line_kit import Stand
+from line_kit import SALE, Stand, restart
 
 from onsale.queue.errors import TicketUnknown
 from onsale.queue.line import SKEW_MS
@@ -115,7 +115,7 @@ async def test_a_told_turn_whose_time_is_over_is_ended_by_the_shop(stand: Stand)
     await stand.crowd(1)
     await stand.tick()
     view = await stand.line.take(stand.keys, 1)
-    await stand.later(PASS_S + SKEW_MS // 1000 - 1)
+    await stand.live_on(PASS_S + SKEW_MS // 1000 - 1)
     await stand.tick()
     assert stand.shop.asked == []
 
@@ -134,7 +134,7 @@ async def test_an_open_order_keeps_the_seat(stand: Stand) -> None:
     await stand.crowd(1)
     await stand.tick()
     view = await stand.line.take(stand.keys, 1)
-    await stand.later(PASS_S + SKEW_MS // 1000 + 1)
+    await stand.live_on(PASS_S + SKEW_MS // 1000 + 1)
     until_ms = view.pass_exp_ms + 500_000
     stand.shop.kept[view.turn] = until_ms
     await stand.tick()
@@ -187,7 +187,7 @@ async def test_a_closing_that_was_missed_frees_the_seat_in_the_end(stand: Stand)
     await stand.tick()
     turn = (await stand.line.take(stand.keys, 1)).turn
     stand.shop.closed.add(turn)
-    await stand.later(PASS_S + SKEW_MS // 1000 + 1)
+    await stand.live_on(PASS_S + SKEW_MS // 1000 + 1)
 
     for _ in range(2):
         await stand.tick()
@@ -239,8 +239,80 @@ async def test_a_shop_that_is_away_keeps_every_seat(stand: Stand) -> None:
     await stand.tick()
     await stand.line.take(stand.keys, 1)
     stand.shop.is_away = True
-    await stand.later(PASS_S + SKEW_MS // 1000 + 1)
+    await stand.live_on(PASS_S + SKEW_MS // 1000 + 1)
 
     tick = (await stand.tick()).sales[0]
 
     assert (tick.active, tick.admitted, tick.failure) == (1, 0, "")
+
+
+async def told(stand: Stand) -> tuple[str, int]:
+    """One person is let in and told; the turn, and when its pass ends."""
+    await stand.crowd(1)
+    await stand.tick()
+    view = await stand.line.take(stand.keys, 1)
+    return view.turn, view.pass_exp_ms
+
+
+async def pass_exp_ms(stand: Stand) -> int:
+    view = await stand.line.look(stand.keys, 1)
+    assert view is not None
+    return view.pass_exp_ms
+
+
+async def test_a_pass_ends_later_by_what_the_shop_was_away(stand: Stand) -> None:
+    """Forty seconds in which nobody could buy are given back, pass and seat, once; a short silence is none."""
+    await stand.make(pass_ttl_s=60)
+    turn, exp_ms = await told(stand)
+    await stand.later(4)
+    await stand.tick()
+    assert await pass_exp_ms(stand) == exp_ms
+
+    stand.shop.is_away = True
+    for _ in range(8):
+        await stand.later(5)
+        await stand.tick()
+    stand.shop.is_away = False
+    await stand.tick()
+    await stand.tick()
+    extended_ms = await pass_exp_ms(stand)
+    assert 40_000 <= extended_ms - exp_ms < 42_000
+
+    # Past its first end the shop is not asked, and the seat is kept; past the second the shop ends it.
+    await stand.live_on(60)
+    await stand.tick()
+    assert (stand.shop.asked, await stand.state(1)) == ([], "admitted")
+    assert await stand.line.pass_until(stand.keys, turn) == extended_ms
+    await stand.live_on(75)
+    await stand.tick()
+    assert stand.shop.asked == [(turn, "expired")]
+
+
+async def test_an_outage_that_took_redis_with_it_counts_too(stand: Stand) -> None:
+    """No admitter could tick meanwhile, and the server that is back has another run id."""
+    await stand.make(pass_ttl_s=60)
+    _, exp_ms = await told(stand)
+    await stand.later(30)
+    await restart(stand)
+    await stand.keeper.tick()
+
+    await stand.tick()
+
+    assert 30_000 <= await pass_exp_ms(stand) - exp_ms < 32_000
+
+
+async def test_a_record_that_was_behind_is_given_back(stand: Stand) -> None:
+    """Its hold stopped reserving; an operator's pause stops nobody who is in. One outage seen twice counts once."""
+    await stand.make(pass_ttl_s=60)
+    _, exp_ms = await told(stand)
+    await stand.control.pause(SALE, actor="ada")
+    await stand.line.pause(SALE, "record")
+    stand.shop.is_away = True
+    await stand.later(10)
+    stand.shop.is_away = False
+    await stand.tick()
+    await stand.line.resume(SALE, "record")
+    await stand.later(4)
+    await stand.control.resume(SALE, actor="ada")
+
+    assert 10_000 <= await pass_exp_ms(stand) - exp_ms < 12_000
