@@ -142,7 +142,9 @@ local active = redis.call("ZCARD", leases)
 local level, level_at_ms = bucket_now(meta, policy, line, now)
 
 local function seats_open()
-  if not is_letting_in(line) or is_web_away or rate_centi == 0 then return 0 end
+  -- While the clock is behind the bucket's, what is left in it was paid for by time that comes again.
+  local is_behind = level_at_ms > now
+  if not is_letting_in(line) or is_web_away or is_behind or rate_centi == 0 then return 0 end
   local by_seats = math.min(active_max, stock.seats_max) - active
   return math.max(0, math.min(math.floor(level / PERSON), by_seats, tonumber(ARGV[2])))
 end

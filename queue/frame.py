@@ -277,6 +277,11 @@ class Frame:
         return now_ms - self.as_of_ms <= FRESH_MS
 
     @property
+    def places(self) -> Sequence[int]:
+        """The listed places of the living, ascending."""
+        return self._places
+
+    @property
     def etag(self) -> str:
         """The same for documents that differ in nothing but `as_of`."""
         if not self._etag:

@@ -7,6 +7,7 @@ this process does not know of, or has heard news of, is asked of Redis, with eve
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -33,6 +34,9 @@ FRONT = 100
 POLLS_A_WAIT = 15
 # Polls of people who joined together must not stay together: each lies within a fifth of its base, by place.
 SPREAD = 5
+
+# Where no document came for seconds, Redis is away: nobody is kept waiting for it until their own patience ends.
+AWAY_PATIENCE_S = 1.0
 
 WAITS = (TicketState.SCHEDULED, TicketState.WAITING)
 
@@ -141,8 +145,12 @@ class Teller:
         LineRecovering, StoreUnavailable, SaleUnknown.
         """
         line = self._feed.line_of(facts.sale_no)
+        patience_s = None if line.is_fresh(self._feed.now_ms()) or line.is_closed else AWAY_PATIENCE_S
         try:
-            return await self._ask(line, facts, buyer)
+            async with asyncio.timeout(patience_s):
+                return await self._ask(line, facts, buyer)
+        except TimeoutError:
+            return self._meanwhile(line, facts, StoreUnavailable())
         except (LineRecovering, StoreUnavailable) as error:
             return self._meanwhile(line, facts, error)
 

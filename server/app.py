@@ -67,6 +67,7 @@ from onsale.queue.control import Control
 from onsale.queue.feed import Feed
 from onsale.queue.live import Live
 from onsale.queue.presence import Presence
+from onsale.queue.shown import ShownWaits
 from onsale.queue.stream import StreamLimits, Streams
 from onsale.queue.teller import Teller
 from onsale.server import readers
@@ -233,6 +234,7 @@ def _open_line(
     loops.add("feed", feed.tick, 0)
     loops.add("documents", feed.refresh, SECOND_MS)
     loops.add("presence", presence.tick, SECOND_MS)
+    loops.add("shown_waits", ShownWaits(feed).tick, SECOND_MS)
     loops.add("streams", streams.tick, STREAM_INTERVAL_MS)
     loops.add("record_lag", lag.tick, SECOND_MS)
     loops.add("live", Live(feed, streams, rooms.inventory, lag.of).tick, SECOND_MS)

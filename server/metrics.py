@@ -172,6 +172,11 @@ class Metrics:
         )
         self.admitted = self._counter("onsale_admitted", "Tickets let in by this process.", "sale")
         self.passed_over = self._counter("onsale_passed_over", "Absent tickets passed over by this process.", "sale")
+        # Half of the first should be in the second under 0.5, nine tenths under 0.9.
+        self.waits_ended = self._counter("onsale_shown_waits_ended", "Shown waits whose turn came.", "sale")
+        self.waits_ended_by = self._counter(
+            "onsale_shown_waits_ended_by", "Of those, ended by the quantile that was shown.", "sale", "quantile"
+        )
         self.unattended = self._counter(
             "onsale_line_unattended", "Ticks in which a line could not be attended to.", "sale", "loop"
         )

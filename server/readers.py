@@ -15,6 +15,7 @@ from onsale.checkout.record.lag import LagTick
 from onsale.queue.admitter import AdmitterTick
 from onsale.queue.feed import Feed, KnownLine
 from onsale.queue.keeper import KeeperTick
+from onsale.queue.shown import ShownTick
 from onsale.queue.stream import Streams
 from onsale.server.connections import SweepTick
 from onsale.server.health import Readiness
@@ -25,6 +26,7 @@ def of(metrics: Metrics) -> Mapping[str, Callable[[Any], None]]:
     """The readers of all loops, by the loop's name."""
     return {
         "admitter": lambda tick: admitted(metrics, tick),
+        "shown_waits": lambda tick: calibrated(metrics, tick),
         "keeper": lambda tick: kept(metrics, tick),
         "flusher_money": lambda tick: flushed(metrics, tick),
         "flusher_holdings": lambda tick: flushed(metrics, tick),
@@ -49,6 +51,14 @@ def admitted(metrics: Metrics, tick: AdmitterTick) -> None:
         if sale.figures is not None:
             metrics.inversions.labels(sale.sale).set(sale.figures.inversions)
             metrics.cap_violations.labels(sale.sale).set(sale.figures.cap_violations)
+
+
+def calibrated(metrics: Metrics, tick: ShownTick) -> None:
+    """Waits that ended, and by what was shown."""
+    for judged in tick.judged:
+        metrics.waits_ended.labels(judged.sale).inc(judged.ended)
+        metrics.waits_ended_by.labels(judged.sale, "0.5").inc(judged.by_p50)
+        metrics.waits_ended_by.labels(judged.sale, "0.9").inc(judged.by_p90)
 
 
 def kept(metrics: Metrics, tick: KeeperTick) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 
 import asyncpg
@@ -32,6 +33,20 @@ async def commands(redis: Redis) -> int:
     """How many scripts the server has run."""
     stats = await redis.info("commandstats")
     return int(stats.get("cmdstat_evalsha", {"calls": 0})["calls"])
+
+
+async def test_nobody_waits_long_for_a_redis_that_hangs(
+    edge: Edge, line_redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No document for seconds, and no answer either: a second later who waited reads that they still do, and why."""
+    facts = await joined(edge, "ann")
+    edge.known.suspect()
+    monkeypatch.setattr("onsale.queue.teller.AWAY_PATIENCE_S", 0.05)
+    monkeypatch.setattr(edge.feed, "now_ms", lambda: time.time_ns() // 1_000_000 + 60_000)
+    await line_redis.client_pause(1_500)
+    async with asyncio.timeout(1):
+        answer = msgspec.json.decode((await edge.teller.tell(facts, "ann")).doc)
+    assert ("waiting", "recovering") == (answer["state"], answer["reason"]["code"])
 
 
 async def test_one_sign_a_quarter(edge: Edge) -> None:
