@@ -23,6 +23,7 @@ from onsale.queue.ports import StockFigures, TurnClosing
 
 SALE = "drop"
 HOUR_MS = 3_600_000
+JOINS_A_CALL = 500
 PLENTY = StockNote(free=1_000_000, held=0, claimed=0, sold=0, seats_max=1_000_000, age_ms=0)
 
 
@@ -184,9 +185,12 @@ class Stand:
         return view.place
 
     async def crowd(self, count: int, prefix: str = "buyer") -> list[int]:
-        """So many buyers join, one after the other in one batch; answers their places."""
-        answers = await self.scripts.join(self.keys, [(f"{prefix}-{n}", 0) for n in range(count)])
-        return [row[0] for _, row in answers]
+        """So many buyers join, one after the other, in batches as web processes send them; answers their places."""
+        buyers, places = [(f"{prefix}-{n}", 0) for n in range(count)], []
+        for first in range(0, count, JOINS_A_CALL):
+            answers = await self.scripts.join(self.keys, buyers[first : first + JOINS_A_CALL])
+            places += [row[0] for _, row in answers]
+        return places
 
     async def admit(self, stock: StockNote | None = PLENTY, *, admit_max: int = 1_000) -> AdmitTick:
         return await self.scripts.admit(self.keys, stock, admit_max=admit_max)

@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterable, Sequence
 
 import pytest
-from line_kit import Stand
+from line_kit import JOINS_A_CALL, Stand
 
 from onsale.queue.frame import Frame
 
@@ -40,7 +40,9 @@ async def require_true(stand: Stand, chance: random.Random) -> None:
 
 async def leave(stand: Stand, places: Iterable[int]) -> None:
     """They leave, whoever of them is still there."""
-    await stand.scripts.leave(stand.keys, [(place, "") for place in places])
+    leaving = [(place, "") for place in places]
+    for first in range(0, len(leaving), JOINS_A_CALL):
+        await stand.scripts.leave(stand.keys, leaving[first : first + JOINS_A_CALL])
 
 
 async def go_silent(stand: Stand, living: Sequence[int]) -> None:
