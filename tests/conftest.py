@@ -1,7 +1,8 @@
 """Real stores for every test: one Postgres and two Redis servers a session, clean data a test.
 
 `ONSALE_TEST_REDIS` names another redis-server or valkey-server program, so the same tests run on each version.
-`ONSALE_TEST_PGBOUNCER=1` puts PgBouncer in transaction mode before Postgres.
+`ONSALE_TEST_PGBOUNCER=1` puts PgBouncer in transaction mode before Postgres, `ONSALE_TEST_CLUSTER=1` line and shop on a
+Redis Cluster of three masters and three replicas.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import subprocess
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -23,6 +25,7 @@ import asyncpg
 import pytest
 from redis.asyncio import Redis
 
+from bench.faults import cluster
 from bench.faults.pooler import Pooler
 from onsale.lua import connect
 from onsale.migrations import migrate
@@ -120,14 +123,30 @@ def _with_name(url: str, name: str) -> str:
     return f"{url.rsplit('/', 1)[0]}/{name}"
 
 
-@pytest.fixture
-def line_redis_url(line_redis_launch: Launch) -> str:
-    return line_redis_launch.url
+@pytest.fixture(scope="session")
+def cluster_url(stores_directory: Path, redis_program: str | None) -> Iterator[str | None]:
+    """The addresses of a cluster's nodes, where one was asked for."""
+    if os.environ.get("ONSALE_TEST_CLUSTER") != "1":
+        yield None
+        return
+    with ExitStack() as nodes:
+        launches = []
+        for number in range(2 * cluster.MASTERS):
+            directory, port = stores_directory / f"node-{number}", cluster.node_port()
+            launch = embedded.redis_launch("node", directory, fsync="always", port=port, binary=redis_program)
+            launches.append(nodes.enter_context(running(replace(launch, command=(*launch.command, *cluster.FLAGS)))))
+        asyncio.run(cluster.form(launches))
+        yield ",".join(launch.url for launch in launches)
 
 
 @pytest.fixture
-def shop_redis_url(shop_redis_launch: Launch) -> str:
-    return shop_redis_launch.url
+def line_redis_url(line_redis_launch: Launch, cluster_url: str | None) -> str:
+    return cluster_url or line_redis_launch.url
+
+
+@pytest.fixture
+def shop_redis_url(shop_redis_launch: Launch, cluster_url: str | None) -> str:
+    return cluster_url or shop_redis_launch.url
 
 
 @pytest.fixture

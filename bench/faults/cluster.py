@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Sequence
 
 import redis.asyncio
 
 from bench.faults.kept import Store
+from onsale.server import embedded
+from onsale.server.embedded import Launch
 
 MASTERS = 3
 SLOTS = 16_384
@@ -20,7 +23,23 @@ FLAGS = (
 )  # fmt: skip
 
 
-async def form(nodes: Sequence[Store]) -> None:
+def node_port() -> int:
+    """A free port; the cluster's own talk, 10,000 above, is below the ports of outgoing connections."""
+    while (port := embedded.free_port()) >= 32_768 - 10_000 or not _is_free(port + 10_000):
+        continue
+    return port
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as candidate:
+        try:
+            candidate.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+async def form(nodes: Sequence[Launch]) -> None:
     """Make one cluster of servers that have just begun: the first three masters, the others their replicas."""
     clients = [redis.asyncio.Redis.from_url(node.url, decode_responses=True) for node in nodes]
     try:
@@ -28,7 +47,7 @@ async def form(nodes: Sequence[Store]) -> None:
             first, behind = SLOTS * number // MASTERS, SLOTS * (number + 1) // MASTERS
             await client.execute_command("CLUSTER ADDSLOTS", *range(first, behind))
         for node in nodes[1:]:
-            await clients[0].execute_command("CLUSTER MEET", "127.0.0.1", node.launch.port)
+            await clients[0].execute_command("CLUSTER MEET", "127.0.0.1", node.port)
         async with asyncio.timeout(FORMED_WITHIN_S):
             ids = [await client.execute_command("CLUSTER MYID") for client in clients]
             for number, client in enumerate(clients[MASTERS:]):

@@ -260,7 +260,7 @@ ROWS = {
         Row("rolling-restart", "SIGTERM of every process, one after the other", strikes.rolling, Parts(web=2),
             judge_more=_no_confirmation_failed),
         Row("chaos-requests", "1–5 copies of every request, shuffled, late; provider loses, delays, declines",
-            strikes.kill("web", "worker"), Parts(workers=2), CHAOS, rarer=3),
+            strikes.kill("web", "worker"), Parts(workers=2), CHAOS, must_sell=False, rarer=3),
         Row("slow-clients", "silent, partial and dripping connections; streams that nobody reads",
             crowding.slow_clients, has_an_end=True),
         Row("join-flood", "300 joins a second of another sale beside the checkout", crowding.join_flood),

@@ -233,12 +233,16 @@ async def _start_stores(one: World) -> None:
 
 async def _start_cluster(one: World) -> None:
     for name in ("postgres", *(f"node.{number + 1}" for number in range(2 * cluster.MASTERS))):
-        launch = launch_of("postgres" if name == "postgres" else "shop", one.folder / name)
-        flags = () if name == "postgres" else cluster.FLAGS
+        if name == "postgres":
+            launch, flags = launch_of("postgres", one.folder / name), ()
+        else:
+            port = cluster.node_port()
+            launch = embedded.redis_launch(name, one.folder / name, fsync="always", port=port)
+            flags = cluster.FLAGS
         one.stores[name] = Store(launch, one.folder / f"{name}.log", {}, *flags)
     await asyncio.gather(*(store.up() for store in one.stores.values()))
     await asyncio.gather(*(store.ready() for store in one.stores.values()))
-    await cluster.form(one.nodes)
+    await cluster.form([node.launch for node in one.nodes])
 
 
 def launch_of(store: str, directory: Path) -> embedded.Launch:

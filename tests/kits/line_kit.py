@@ -75,7 +75,8 @@ class FakeShop:
 class Skew:
     """Moves the clock that scripts see. Redis keeps its own; tests add to it what they like."""
 
-    KEY = "test:skew_ms"
+    # Where the line's keys are, also on a cluster.
+    KEY = f"{{{SALE}:line}}:test:skew_ms"
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
@@ -87,7 +88,7 @@ class Skew:
 
 
 CLOCK = "return tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)"
-NOW_KEY = "test:now_ms"
+NOW_KEY = f"{{{SALE}:line}}:test:now_ms"
 
 
 def with_skew(source: Callable[[str], str]) -> Callable[[str], str]:

@@ -49,11 +49,11 @@ async def nodes(tmp_path: Path) -> AsyncIterator[list[Store]]:
     stores = []
     for number in range(cluster.MASTERS):
         folder = tmp_path / f"node-{number}"
-        launch = embedded.redis_launch("node", folder, fsync="always", port=embedded.free_port())
+        launch = embedded.redis_launch("node", folder, fsync="always", port=cluster.node_port())
         stores.append(Store(launch, tmp_path / f"{number}.log", {}, *cluster.FLAGS))
     await asyncio.gather(*(store.up() for store in stores))
     await asyncio.gather(*(store.ready() for store in stores))
-    await cluster.form(stores)
+    await cluster.form([store.launch for store in stores])
     yield stores
     await asyncio.gather(*(store.stop() for store in stores))
 
