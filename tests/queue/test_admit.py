@@ -329,14 +329,14 @@ async def test_keys_of_another_type_stop_admission_before_it_writes(stand: Stand
     keys = stand.keys
     for name in (keys.policy, keys.pauses, keys.waiting, keys.absent, keys.tickets, keys.leases,
                  keys.gone, keys.admissions, *(keys.presence(slot) for slot in range(5))):  # fmt: skip
-        had = await stand.redis.copy(name, "kept")
+        had = await stand.redis.copy(name, f"{name}:kept")
         await stand.redis.delete(name)
         await stand.redis.rpush(name, "nonsense")
         tick = (await stand.tick()).sales[0]
         assert tick.failure == "CORRUPT"
         await stand.redis.delete(name)
         if had:
-            await stand.redis.rename("kept", name)
+            await stand.redis.rename(f"{name}:kept", name)
 
     assert (await stand.tick()).admitted == 2
 

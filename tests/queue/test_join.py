@@ -238,14 +238,14 @@ async def test_a_key_of_another_type_stops_joining_before_it_writes(stand: Stand
     keys = stand.keys
 
     for name in written_by_joining(keys):
-        await stand.redis.copy(name, "kept")
+        await stand.redis.copy(name, f"{name}:kept")
         await stand.redis.delete(name)
         await stand.redis.rpush(name, "nonsense")
         with pytest.raises(LineRecovering):
             await stand.line.join(keys, "bob")
         await stand.redis.delete(name)
-        if await stand.redis.exists("kept"):
-            await stand.redis.rename("kept", name)
+        if await stand.redis.exists(f"{name}:kept"):
+            await stand.redis.rename(f"{name}:kept", name)
 
     assert await stand.meta("tail") == 2
     assert await stand.join("bob") == 3
