@@ -87,9 +87,7 @@ class Registrar:
             log.error("request.unreadable", kind=request["kind"], error="SealBroken")
             return False
 
-    async def _register(
-        self, connection: asyncpg.Connection, request: asyncpg.Record, account: asyncpg.Record
-    ) -> None:
+    async def _register(self, connection: asyncpg.Connection, request: asyncpg.Record, account: asyncpg.Record) -> None:
         """What a sign-up said beyond what was written at once."""
         payload = _payload.decode(self._sealer.open(request["payload"], payload_context(request["id"])))
         if request["account"] != account["id"]:
@@ -104,9 +102,7 @@ class Registrar:
         if payload.address is not None:
             await self._addresses.replace_all(connection, account["id"], account["data_key"], payload.address)
 
-    async def _write(
-        self, connection: asyncpg.Connection, request: asyncpg.Record, account: asyncpg.Record
-    ) -> bool:
+    async def _write(self, connection: asyncpg.Connection, request: asyncpg.Record, account: asyncpg.Record) -> bool:
         """The letter that fits; False for none."""
         if request["kind"] == "password_reset":
             token = new_token()

@@ -24,9 +24,7 @@ async def list_wishes(request: web.Request) -> web.Response:
     who = await identity(request)
     asked = query(request, limit=page_limit, cursor=product_cursor)
     limit: int = asked.get("limit", PAGE_LIMIT_DEFAULT)
-    found = await request.app[WISHES].page(who.account, asked.get("cursor"), limit + 1)
-    page = await shown_all(request, [wish.product for wish in found[:limit]])
-    return reply(200, WishList(page, str(found[limit - 1].no) if len(found) > limit else None), PRIVATE)
+    return reply(200, await wishes_of(request, who.account, asked.get("cursor"), limit), PRIVATE)
 
 
 async def add_wish(request: web.Request) -> web.Response:
@@ -49,7 +47,7 @@ async def show_cart(request: web.Request) -> web.Response:
     """GET /v1/cart"""
     who = await identity(request)
     require_no_query(request)
-    return reply(200, await _cart(request, who.account), PRIVATE)
+    return reply(200, await cart_of(request, who.account), PRIVATE)
 
 
 async def put_in_cart(request: web.Request) -> web.Response:
@@ -58,7 +56,7 @@ async def put_in_cart(request: web.Request) -> web.Response:
     require_no_query(request)
     wanted = await body(request, QUANTITY)
     await request.app[CARTS].put(who.account, request.match_info["product"], wanted.quantity)
-    return reply(200, await _cart(request, who.account), PRIVATE)
+    return reply(200, await cart_of(request, who.account), PRIVATE)
 
 
 async def remove_from_cart(request: web.Request) -> web.Response:
@@ -77,7 +75,15 @@ async def empty_cart(request: web.Request) -> web.Response:
     return web.Response(status=204)
 
 
-async def _cart(request: web.Request, account: str) -> CartReply:
+async def wishes_of(request: web.Request, account: str, after: int | None, limit: int) -> WishList:
+    """A page of what somebody wishes for, at the prices of this moment."""
+    found = await request.app[WISHES].page(account, after, limit + 1)
+    page = await shown_all(request, [wish.product for wish in found[:limit]])
+    return WishList(page, str(found[limit - 1].no) if len(found) > limit else None)
+
+
+async def cart_of(request: web.Request, account: str) -> CartReply:
+    """A cart at the prices and stock of this moment."""
     items = await request.app[CARTS].items(account)
     products = [item.product for item in items]
     offers = await request.app[OFFERS].now(products)

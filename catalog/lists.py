@@ -57,6 +57,10 @@ class Wishes:
             await self._products.get(product)
             raise WishExists
 
+    async def has(self, account: str, product: str) -> bool:
+        """Whether somebody wishes for a product."""
+        return await self._pool.fetchval(SQL.wish_of, account, product) is not None
+
     async def remove(self, account: str, product: str) -> None:
         """Again is the same."""
         await self._pool.execute(SQL.wish_delete, account, product)
@@ -96,6 +100,10 @@ class Carts:
     async def remove(self, account: str, product: str | None = None) -> None:
         """One product, or all of them; again is the same."""
         await self._pool.execute(SQL.cart_delete, account, product)
+
+    async def take(self, account: str, ordered: Mapping[str, int]) -> None:
+        """What was ordered is in the cart no more; of what was changed meanwhile, the change stays."""
+        await self._pool.execute(SQL.cart_take, account, list(ordered), list(ordered.values()))
 
     async def tick(self) -> int:
         """Forget what nobody touched for three days; how many items."""

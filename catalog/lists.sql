@@ -3,6 +3,10 @@
 INSERT INTO wishes (account, product) SELECT $1, id FROM products WHERE id = $2 AND deleted_at IS NULL
 ON CONFLICT DO NOTHING RETURNING no;
 
+-- wish_of --
+-- Whether somebody wishes for a product.
+SELECT no FROM wishes WHERE account = $1 AND product = $2;
+
 -- wish_delete --
 -- Wish for it no more.
 DELETE FROM wishes WHERE account = $1 AND product = $2;
@@ -29,6 +33,11 @@ RETURNING quantity;
 -- cart_delete --
 -- One product out of the cart, or all of them.
 DELETE FROM cart_items WHERE account = $1 AND ($2::text IS NULL OR product = $2);
+
+-- cart_take --
+-- These products out of the cart, where it holds as many of them as were ordered.
+DELETE FROM cart_items
+ WHERE account = $1 AND (product, quantity) IN (SELECT * FROM unnest($2::text[], $3::int[]));
 
 -- cart_of --
 -- What a cart holds and when each item ends, oldest first.

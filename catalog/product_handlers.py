@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -118,16 +118,11 @@ async def delete_vendor(request: web.Request) -> web.Response:
 
 async def list_products(request: web.Request) -> web.Response:
     """GET /v1/products"""
-    asked = query(
-        request,
-        limit=page_limit,
-        cursor=_list_cursor,
-        q=_text,
-        state=ProductState,
-        vendor=str,
-        price_min=_amount,
-        price_max=_amount,
-    )
+    return reply(200, await find_products(request, query(request, **PRODUCT_FILTERS)))
+
+
+async def find_products(request: web.Request, asked: Mapping[str, Any]) -> ProductList:
+    """The page of products that values of PRODUCT_FILTERS ask for, as anyone sees them. Raises InvalidRequest."""
     limit: int = asked.get("limit", PAGE_LIMIT_DEFAULT)
     score, no = asked.get("cursor", (None, None))
     if (score is None) != ("q" not in asked) and "cursor" in asked:
@@ -145,15 +140,15 @@ async def list_products(request: web.Request) -> web.Response:
         return await _search(request, asked["q"], wanted, None if score is None else (score, no))
     found = await request.app[PRODUCTS].page(wanted)
     page = await shown_all(request, found[:limit])
-    return reply(200, ProductList(page, str(found[limit - 1].no) if len(found) > limit else None))
+    return ProductList(page, str(found[limit - 1].no) if len(found) > limit else None)
 
 
-async def _search(request: web.Request, text: str, wanted: Asked, after: tuple[int, int] | None) -> web.Response:
+async def _search(request: web.Request, text: str, wanted: Asked, after: tuple[int, int] | None) -> ProductList:
     found = await request.app[SEARCH].find(text, wanted, after)
     limit = wanted.limit - 1
     page = await shown_all(request, [one.product for one in found[:limit]])
     last = found[limit - 1] if len(found) > limit else None
-    return reply(200, ProductList(page, None if last is None else f"{last.score}-{last.product.no}"))
+    return ProductList(page, None if last is None else f"{last.score}-{last.product.no}")
 
 
 async def create_product(request: web.Request) -> web.Response:
@@ -163,13 +158,13 @@ async def create_product(request: web.Request) -> web.Response:
     new = await body(request, NEW_PRODUCT)
     product = _new_product(new, await _vendor_for(request, who, new.vendor))
     made = await request.app[PRODUCTS].create(product, new.stock)
-    return reply(201, await _shown(request, made), {"Location": f"/v1/products/{made.product}"})
+    return reply(201, await shown(request, made), {"Location": f"/v1/products/{made.product}"})
 
 
 async def show_product(request: web.Request) -> web.Response:
     """GET /v1/products/{product}"""
     require_no_query(request)
-    return reply(200, await _shown(request, await request.app[PRODUCTS].get(request.match_info["product"])))
+    return reply(200, await shown(request, await request.app[PRODUCTS].get(request.match_info["product"])))
 
 
 async def edit_product(request: web.Request) -> web.Response:
@@ -178,7 +173,7 @@ async def edit_product(request: web.Request) -> web.Response:
     require_no_query(request)
     changes = _changes(await body(request, PRODUCT_PATCH))
     product = await request.app[PRODUCTS].edit(request.match_info["product"], who, changes)
-    return reply(200, await _shown(request, product))
+    return reply(200, await shown(request, product))
 
 
 async def delete_product(request: web.Request) -> web.Response:
@@ -257,7 +252,8 @@ def products_on_sale(book: SaleBook, now_ms: int) -> frozenset[str]:
     return frozenset(item.product for sale in book.all() if sale.is_selling(now_ms) for item in sale.items)
 
 
-async def _shown(request: web.Request, product: Product) -> ProductReply:
+async def shown(request: web.Request, product: Product) -> ProductReply:
+    """A product as anyone sees it now. Raises ProductUnknown."""
     found = await shown_all(request, [product])
     if not found:
         raise ProductUnknown
@@ -375,6 +371,18 @@ def _amount(text: str) -> int:
 def _id_cursor(text: str) -> str:
     from_text(text, 16)
     return text
+
+
+# What a list of products can be asked for, and how each is read.
+PRODUCT_FILTERS: Mapping[str, Callable[[str], Any]] = {
+    "limit": page_limit,
+    "cursor": _list_cursor,
+    "q": _text,
+    "state": ProductState,
+    "vendor": str,
+    "price_min": _amount,
+    "price_max": _amount,
+}
 
 
 def _now_ms() -> int:

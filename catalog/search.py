@@ -88,6 +88,13 @@ class Search:
         return sorted(wanted, key=lambda gram: self._common.get(gram, 0.0))[: len(wanted) - need + 1]
 
 
+def likeness(wanted: Sequence[str], title: str) -> int:
+    """How much of the pieces that were asked for a title has (thousandths); 0 where that is too little to be found."""
+    pieces = set(grams(title))
+    score = sum(gram in pieces for gram in wanted) * 1000 // max(1, len(wanted))
+    return score if score >= SCORE_MIN else 0
+
+
 async def write_grams(conn: asyncpg.Connection, titles: Sequence[tuple[int, str]]) -> None:
     """Cut the titles of these products (by number). In the caller's transaction."""
     cut = [(no, grams(title)) for no, title in titles]

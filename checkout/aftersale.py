@@ -12,10 +12,10 @@ be cancelled, only given up.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import asyncpg
 import msgspec
@@ -53,6 +53,15 @@ class Asking:
     digest: str
 
 
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What a buyer may ask for now, and how much of the price that gives back."""
+
+    verb: Literal["cancel", "return"]
+    amount: int
+    currency: str
+
+
 class AfterSale:
     """Every method raises StoreUnavailable when Postgres is away or too slow; then repeating it finds out."""
 
@@ -69,6 +78,20 @@ class AfterSale:
         """Ask to send a delivered order back, until a day after its delivery. Answers whether it is a replay. Raises
         OrderUnknown, OrderStateConflict, IdempotencyKeyReused."""
         return await self._ask("return", asking)
+
+    async def outlook(self, buyer: str, order: str) -> Outlook | None:
+        """What this buyer could ask for now, as the record has the order; None: nothing of this kind."""
+        try:
+            row = await self._pool.fetchrow(SQL.order_outlook, order, buyer, RETURN_UNTIL_MS)
+        except AWAY as error:
+            raise StoreUnavailable from error
+        if row is None:
+            return None
+        may_return = row["state"] == OrderState.DELIVERED and not row["is_late"] and not row["is_visit"]
+        if row["state"] not in CANCELLABLE and not may_return:
+            return None
+        lines = [RefundLine(amount, day) for amount, day in zip(row["amounts"], row["days"], strict=True)]
+        return Outlook("return" if may_return else "cancel", _given_back(row, lines), row["currency"])
 
     async def cancel_in_full(self, order: str, reason: str) -> bool:
         """Cancel an order because its sale is cancelled: everything is given back. False where it is too late, or
@@ -118,9 +141,7 @@ class AfterSale:
         if await conn.fetchval(SQL.order_end, order, to, reason, states) is None:
             return False
         lines = [RefundLine(item["amount"], item["visit_on"]) for item in items]
-        policy = _policy(row["refunding"]) if row["refunding"] else RefundPolicy()
-        dates = {"purchased_on": row["purchased_on"], "cancelled_on": row["cancelled_on"]}
-        amount = sum(line.amount for line in lines) if is_in_full else refund_amount(policy, lines, **dates)
+        amount = sum(line.amount for line in lines) if is_in_full else _given_back(row, lines)
         await conn.execute(SQL.units_return, order, sale, row["buyer"], reason)
         await conn.execute(SQL.refund_write, order, amount, reason)
         return True
@@ -148,6 +169,11 @@ class AfterSale:
                 yield conn
         except (*AWAY, asyncpg.LockNotAvailableError) as error:
             raise StoreUnavailable from error
+
+
+def _given_back(row: Mapping[str, Any], lines: Sequence[RefundLine]) -> int:
+    policy = _policy(row["refunding"]) if row["refunding"] else RefundPolicy()
+    return refund_amount(policy, lines, purchased_on=row["purchased_on"], cancelled_on=row["cancelled_on"])
 
 
 def _replayed(known: Mapping[str, Any], asking: Asking) -> bool:

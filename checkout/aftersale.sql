@@ -14,6 +14,18 @@ SELECT o.id, o.sale, o.buyer, o.state, o.claim, o.ships_on IS NOT NULL AS is_vis
  WHERE o.id = $1
    FOR UPDATE OF o;
 
+-- order_outlook --
+-- What a request of its buyer would be judged by at this moment. Nothing is locked: the request itself decides.
+SELECT o.state, o.currency, o.ships_on IS NOT NULL AS is_visit, s.refunding::text AS refunding,
+       (shop_time_of(o.confirmed_at) AT TIME ZONE 'UTC')::date AS purchased_on,
+       (shop_time_of(now()) AT TIME ZONE 'UTC')::date AS cancelled_on,
+       o.confirmed_at <= moment_of(shop_now() - make_interval(secs => $3::bigint / 1000.0)) AS is_late,
+       array_agg(i.quantity * i.unit_amount ORDER BY i.product) AS amounts, array_agg(e.visit_on ORDER BY i.product) AS days
+  FROM orders o JOIN sales s ON s.id = o.sale
+  JOIN order_items i ON i.order_id = o.id JOIN sale_items e ON e.sale = o.sale AND e.product = i.product
+ WHERE o.id = $1 AND o.buyer = $2
+ GROUP BY o.id, s.id;
+
 -- items_lock --
 -- Its lines, with the sale's items locked in the order in which every writer locks them.
 SELECT i.quantity * i.unit_amount AS amount, s.visit_on

@@ -18,7 +18,8 @@ from onsale.queue import schemas as line_schemas
 from onsale.server.account_routes import ACCOUNTS
 from onsale.server.catalogue_routes import CATALOGUE
 from onsale.server.pages import checkout as checkout_pages
-from onsale.server.pages import console, documents, shop, waiting
+from onsale.server.pages import console, documents, lists, products, shop, waiting
+from onsale.server.pages import notices as notice_pages
 from onsale.server.route import PAGE, PAGE_BY_ID, Query, Route, page
 
 LANE = Query("lane", {"enum": ["general"], "default": "general"}, "Which lane of the line.")
@@ -259,6 +260,15 @@ OPERATING = (
     ),
 )  # fmt: skip
 
-PAGES = (*documents.ROUTES, *shop.ROUTES, *waiting.ROUTES, *checkout_pages.ROUTES, *console.ROUTES)
+PAGES = (
+    *documents.ROUTES,
+    *shop.ROUTES,
+    *products.ROUTES,
+    *lists.ROUTES,
+    *waiting.ROUTES,
+    *checkout_pages.ROUTES,
+    *notice_pages.ROUTES,
+    *console.ROUTES,
+)
 
 ROUTES: tuple[Route, ...] = (*ACCOUNTS, *CATALOGUE, *LINE, *CHECKOUT, *NOTICES, *OPERATING, *PAGES)

@@ -21,7 +21,7 @@ class _Facts(dict[str, Any]):
 
 
 def translator(texts: Mapping[str, str]) -> Translator:
-    """`t("key", name=value)`: a text of one language. A key that is not there is an error."""
+    """`t(key, name=value)`: a text of one language. A key that is not there is an error."""
     return lambda key, **values: texts[key].format(**values) if values else texts[key]
 
 
@@ -61,6 +61,16 @@ def wait_range(wait: Mapping[str, int] | None, t: Translator) -> str:
         shown = number(low[1]) if low == high else f"{number(low[1])}–{number(high[1])}"
         return t(low[0], n=shown)
     return f"{t(low[0], n=number(low[1]))} – {t(high[0], n=number(high[1]))}"
+
+
+def decline_text(payment: Mapping[str, Any], texts: Mapping[str, str]) -> str | None:
+    """Why a try to pay came to nothing; None where it did not. What the record refuses has words of its own, and a word
+    of a provider that nobody knows is told as another reason."""
+    reason = payment["reason"]
+    if not reason:
+        return None
+    known = "unclaimed." if payment["state"] == "refused" else "decline."
+    return texts.get(known + reason) or texts["decline.other"]
 
 
 def reason_text(reason: Mapping[str, Any] | None, texts: Mapping[str, str]) -> str | None:

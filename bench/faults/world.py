@@ -109,9 +109,7 @@ class World:
         """Answers the product's id."""
         file = self.folder / f"{sale}.toml"
         file.write_text(
-            SALE.format(
-                sale=sale, units=units, rate=rate, cap=cap, limit=1, hold_ttl_s=hold_ttl_s, absent_after_s=150
-            )
+            SALE.format(sale=sale, units=units, rate=rate, cap=cap, limit=1, hold_ttl_s=hold_ttl_s, absent_after_s=150)
         )
         await self.command("sale", "create", str(file))
         return f"{sale}-1"

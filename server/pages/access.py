@@ -4,6 +4,7 @@ browser is sent on to a page, so reloading repeats nothing."""
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from functools import wraps
 from typing import Any, TypeVar
@@ -52,7 +53,7 @@ def form(back: str) -> Callable[[Handler], Handler]:
     def wrap(handler: Handler) -> Handler:
         @wraps(handler)
         async def answered(request: web.Request) -> web.Response:
-            path = back.format(**{name: quote(value, safe="") for name, value in request.match_info.items()})
+            path = named(request, back)
             grant = None
             try:
                 require_same_origin(request)
@@ -77,6 +78,11 @@ def html(method: str, path: str, handler: Handler, name: str, summary: str) -> R
     return Route(method, path, handler, name, summary, media="text/html")
 
 
+def new_key() -> str:
+    """A key for a form: sent twice it asks for one thing."""
+    return secrets.token_hex(16)
+
+
 def reader(request: web.Request, *roles: Role) -> Identity:
     """Whoever is signed in, with one of the roles where some are named. Raises Unauthenticated, EmailUnverified,
     Forbidden."""
@@ -95,6 +101,11 @@ def onward(path: str) -> web.Response:
     return web.Response(status=303, headers={"Location": path})
 
 
+def named(request: web.Request, path: str) -> str:
+    """A path of ours with the {names} of this one's: whatever a name decodes to, it stays one segment."""
+    return path.format(**{name: quote(value, safe="") for name, value in request.match_info.items()})
+
+
 def own_path(path: str) -> str:
     """A path of ours to go on to: nothing that a browser could take for another site."""
     parts = urlsplit(path)
@@ -108,6 +119,19 @@ def converted(fields: Mapping[str, str | None], kind: type[T]) -> T:
         return msgspec.convert(dict(fields), kind, strict=False)
     except msgspec.ValidationError as error:
         raise InvalidRequest(Flaw("#", "bad_value", str(error)[:200])) from None
+
+
+def filled(request: web.Request, **fields: Callable[[str], Any]) -> dict[str, Any]:
+    """What a searching form asks for, each field through its parser; those left empty ask for nothing. Raises
+    InvalidRequest."""
+    found: dict[str, Any] = {}
+    for name, read in fields.items():
+        if text := request.query.get(name, "").strip():
+            try:
+                found[name] = read(text)
+            except (ValueError, OverflowError):
+                raise InvalidRequest(Flaw(f"?{name}", "bad_value", "Not a value that this field takes.")) from None
+    return found
 
 
 def form_key(fields: Mapping[str, str]) -> str:

@@ -1,16 +1,15 @@
-"""From the turn to the order: reserve, pay, give up, and one's own orders."""
+"""From the turn to the order: reserve, pay, give up, cancel, send back, and one's own orders."""
 
 from __future__ import annotations
 
-import secrets
-
 from aiohttp import web
 
-from onsale.auth.requests import form_fields
-from onsale.checkout.handlers import FLOW, READS
+from onsale.auth.requests import body_digest, form_fields
+from onsale.checkout.aftersale import Asking
+from onsale.checkout.handlers import AFTER_SALE, FLOW, READS
 from onsale.checkout.orders import Page
-from onsale.checkout.schemas import ItemRequest, PaymentRequest, ReserveRequest
-from onsale.server.pages.access import converted, form, form_key, html, onward, page, plain, reader
+from onsale.checkout.schemas import CancelRequest, ItemRequest, PaymentRequest, ReserveRequest
+from onsale.server.pages.access import converted, form, form_key, html, named, new_key, onward, page, plain, reader
 from onsale.server.pages.lines import left_ms
 from onsale.server.pages.rendering import render
 
@@ -65,8 +64,9 @@ async def show_order(request: web.Request) -> web.Response:
         request,
         "order.html",
         order=plain(order),
+        outlook=await request.app[AFTER_SALE].outlook(found.account, order.order),
         left_ms=left_ms(order.expires_at),
-        key=secrets.token_hex(16),
+        key=new_key(),
         tokens=SANDBOX_TOKENS,
     )
 
@@ -79,7 +79,7 @@ async def pay(request: web.Request) -> web.Response:
     payment = converted({"provider": "sandbox", "method": "card", "token": fields.get("token")}, PaymentRequest)
     order = request.match_info["order"]
     await request.app[FLOW].confirm(found.account, order, payment, form_key(fields))
-    return onward(f"/orders/{order}")
+    return onward(named(request, "/orders/{order}"))
 
 
 @form("/orders/{order}")
@@ -87,7 +87,27 @@ async def give_up(request: web.Request) -> web.Response:
     """Give a reservation up."""
     found = reader(request)
     await request.app[READS].release(found.account, request.match_info["order"])
-    return onward(f"/orders/{request.match_info['order']}")
+    return onward(named(request, "/orders/{order}"))
+
+
+@form("/orders/{order}")
+async def cancel(request: web.Request) -> web.Response:
+    """Cancel a bought order that has not been shipped."""
+    await request.app[AFTER_SALE].cancel(await _asking(request))
+    return onward(named(request, "/orders/{order}"))
+
+
+@form("/orders/{order}")
+async def send_back(request: web.Request) -> web.Response:
+    """Ask to send a delivered order back."""
+    await request.app[AFTER_SALE].request_return(await _asking(request))
+    return onward(named(request, "/orders/{order}"))
+
+
+async def _asking(request: web.Request) -> Asking:
+    found = reader(request)
+    key = form_key(await form_fields(request))
+    return Asking(found.account, request.match_info["order"], key, body_digest(CancelRequest()))
 
 
 ROUTES = (
@@ -96,4 +116,6 @@ ROUTES = (
     html("GET", "/orders/{order}", show_order, "order_page", "One order."),
     html("POST", "/orders/{order}/pay", pay, "pay_form", "Pay from the page."),
     html("POST", "/orders/{order}/give-up", give_up, "give_up_form", "Give a reservation up from the page."),
+    html("POST", "/orders/{order}/cancel", cancel, "cancel_form", "Cancel an order from the page."),
+    html("POST", "/orders/{order}/return", send_back, "return_form", "Send an order back from the page."),
 )

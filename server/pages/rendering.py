@@ -13,11 +13,12 @@ from onsale.auth.requests import Language, language
 from onsale.auth.roles import Role
 from onsale.server.pages.assets import ASSETS
 from onsale.web import LANGUAGES, messages, templates
-from onsale.web.formats import reason_text, translator
+from onsale.web.formats import decline_text, reason_text, translator
 
 # Who is signed in, on pages that ask: None = nobody. Not set where nobody asks.
 READER: web.RequestKey[Identity | None] = web.RequestKey("reader", object)  # type: ignore[arg-type]
 OPERATORS = (Role.MANAGER, Role.MASTER)
+SELLERS = (Role.VENDOR, *OPERATORS)
 LANGUAGE_COOKIE = "onsale-language"
 YEAR_S = 365 * 24 * 3600
 # What an address may ask for once: it does not belong to the page it leads to.
@@ -38,6 +39,7 @@ def render(
             lang=lang,
             t=translator(texts),
             reason_text=lambda reason: reason_text(reason, texts),
+            decline_text=lambda payment: decline_text(payment, texts),
             asset=request.app[ASSETS].path,
             who=_who(request),
             here=here(request),
@@ -93,4 +95,4 @@ def words_of(texts: Mapping[str, str], prefix: str) -> dict[str, str]:
 
 def _who(request: web.Request) -> dict[str, bool] | None:
     found = request.get(READER)
-    return None if found is None else {"is_operator": found.role in OPERATORS}
+    return None if found is None else {"is_operator": found.role in OPERATORS, "is_seller": found.role in SELLERS}

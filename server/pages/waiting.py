@@ -5,7 +5,6 @@ It shows what the API answers, from the same rooms: a buyer without scripts walk
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,7 +18,7 @@ from onsale.catalog.handlers import BOOK
 from onsale.catalog.schemas import sale_reply
 from onsale.catalog.states import SaleState
 from onsale.queue.handlers import FEED, TELLER
-from onsale.server.pages.access import form, html, onward, page, plain, reader
+from onsale.server.pages.access import form, html, new_key, onward, page, plain, reader
 from onsale.server.pages.lines import Document, chance, left_ms, line_document, now_ms
 from onsale.server.pages.rendering import READER, YEAR_S, line_words, page_language, render, words_of
 from onsale.web import messages
@@ -49,7 +48,7 @@ async def show_sale(request: web.Request) -> web.Response:
         chance=chance(ticket["ahead"] if ticket else None, line, sale.limit_per_buyer),
         left_ms=left_ms(ticket["pass"]["expires_at"]) if ticket and ticket["pass"] else 0,
         refresh_s=_refresh_s(ticket),
-        key=secrets.token_hex(16),
+        key=new_key(),
         words=_words(messages(lang)),
     )
 

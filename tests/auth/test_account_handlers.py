@@ -235,9 +235,7 @@ async def test_a_code_runs_out(call: Call, database: asyncpg.Pool, deliver: Deli
     assert (422, "#/code", "code_invalid") == flaw_of(late)
 
 
-async def test_codes_are_kept_as_hashes(
-    call: Call, database: asyncpg.Pool, deliver: Deliver, mail: MailServer
-) -> None:
+async def test_codes_are_kept_as_hashes(call: Call, database: asyncpg.Pool, deliver: Deliver, mail: MailServer) -> None:
     """Neither code nor address is kept in clear."""
     await call("POST", "/v1/accounts", SIGN_UP)
     await deliver()

@@ -260,7 +260,7 @@ def test_every_word_is_said_and_every_word_said_is_there():
     """What a template names is in the catalogues; what they hold for a page is named by it, or by its prefix."""
     sources = "".join(
         path.read_text()
-        for folder in ("web/templates", "server")
+        for folder in ("web", "server")
         for path in (ROOT / folder).rglob("*.*")
         if path.suffix in (".html", ".py")
     )
