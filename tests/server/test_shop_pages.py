@@ -117,7 +117,8 @@ async def test_bought_at_once_a_double_click_is_one_order(system, seller, browse
 
     assert ([303, 303], set(), 200) == ([status for status, _, _ in answers], places, status)
     assert ("24,000 KRW" in text, 'id="pay"' in text) == (True, True)
-    assert 1 == len((await system.call("GET", "/v1/orders", token=token)).json["items"])
+    listed = await system.until("/v1/orders", token, lambda told: told["items"])
+    assert 1 == len(listed["items"])
 
 
 @pytest.mark.parametrize(
@@ -201,7 +202,8 @@ async def test_a_cart_is_filled_changed_and_ordered(system, seller, browser):
     _, text, _ = await show("GET", "/cart")
 
     assert (1, True, True) == (len(places), "60,000 KRW" in order, "Your cart is empty." in text)
-    assert 1 == len((await system.call("GET", "/v1/orders", token=token)).json["items"])
+    listed = await system.until("/v1/orders", token, lambda told: told["items"])
+    assert 1 == len(listed["items"])
 
 
 async def test_what_changed_in_the_cart_meanwhile_stays_there(system, seller, browser):
