@@ -110,13 +110,12 @@ class PostgresPower:
         self._store, self._base = store, base
         shutil.copytree(store.data, base)
 
-    async def cut(self) -> int:
-        """The power goes and comes back; answers how many bytes of log went with it."""
+    async def cut(self) -> None:
+        """The power goes and comes back."""
         flushed = await self._still()
         await self._store.down(signal.SIGKILL)
-        lost = await asyncio.to_thread(self._recover, *flushed)
+        await asyncio.to_thread(self._recover, *flushed)
         await self._store.up()
-        return lost
 
     async def _still(self) -> tuple[str, int]:
         """Stop every process but the one that answers us; the segment and offset up to which the log is flushed."""
@@ -139,12 +138,11 @@ class PostgresPower:
         row = await asyncio.wait_for(probe.fetchrow(ask), STILL_WITHIN_S)
         return row["file_name"], row["file_offset"]
 
-    def _recover(self, segment: str, offset: int) -> int:
+    def _recover(self, segment: str, offset: int) -> None:
         data, aside = self._store.data, self._store.data.with_name("postgres-before")
         shutil.rmtree(aside, ignore_errors=True)
         data.rename(aside)
         shutil.copytree(self._base, data)
-        lost = 0
         for path in sorted((aside / "pg_wal").iterdir()):
             if path.suffix == ".history":
                 shutil.copy2(path, data / "pg_wal")
@@ -152,17 +150,13 @@ class PostgresPower:
                 copied = Path(shutil.copy2(path, data / "pg_wal"))
                 # The end of another timeline's segment lies behind the point where ours left it: it is not read.
                 if path.name == segment:
-                    lost = _zero_behind(copied, offset)
+                    _zero_behind(copied, offset)
         (data / "recovery.signal").touch()
         shutil.rmtree(aside)
-        return lost
 
 
-def _zero_behind(path: Path, offset: int) -> int:
-    """Forget the rest of a log segment; answers how many bytes of it had been written."""
+def _zero_behind(path: Path, offset: int) -> None:
+    """Forget the rest of a log segment."""
     with path.open("r+b") as file:
         file.seek(offset)
-        rest = file.read()
-        file.seek(offset)
-        file.write(bytes(len(rest)))
-    return len(rest.rstrip(b"\0"))
+        file.write(bytes(SEGMENT_BYTES - offset))

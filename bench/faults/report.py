@@ -45,6 +45,11 @@ replication is silenced, 0–3 s later the primary is killed and the replica pro
 FOUND = """
 ## What the matrix has found
 
+The runs listed above as not kept are these: a sale that did not sell its last units before the buyers of the trial lost
+their patience (PgBouncer that waits 15 s after each death of Postgres; payments that end for good and keep their seat),
+and a judge that took its own poison for a confirmation, and a sale that had not begun by a clock put back for a lost
+place. Nobody lost a unit, a place or money in any of them; the rows and the judge were mended and run again.
+
 - A seat made anew from the record after the line was lost whole was told as a turn in nobody's name, so its pass was
   refused (`pass_invalid`) and the seat stayed taken until the pass ran out. Mended in `lua/sign.lua`
   (`test_a_turn_made_anew_from_the_record_is_its_holders`).
@@ -62,6 +67,8 @@ FOUND = """
   the runs above only as far as the first table says; runs are small, the machine that ran them had two busy cores.
 - Postgres is kept away for seconds here, not ten minutes; stops last seconds, not sixty (`--lasts-s 60`).
 - The last unit is tried with hundreds of buyers at a time (`--buyers 10000`), the storm with 2,000 holds, not 100,000.
+- In a rolling restart no confirmation was left without an answer; some polls were (connections cut while a process
+  stops), and were asked again.
 - There is no deterministic simulation of stores and network yet: interleavings are those of real processes.
 """
 

@@ -157,10 +157,9 @@ async def _cut(trial: Trial, name: str) -> None:
     world = trial.world
     if name == "postgres":
         assert world.postgres_power is not None
-        lost = await world.postgres_power.cut()
+        await world.postgres_power.cut()
     else:
-        lost = await cut_redis(world.stores[name], world.shims[name])
-    trial.counts[f"bytes lost {name}"] += lost
+        trial.counts[f"bytes lost {name}"] += await cut_redis(world.stores[name], world.shims[name])
 
 
 async def _machine(trial: Trial) -> None:
