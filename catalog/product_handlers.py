@@ -156,7 +156,7 @@ async def create_product(request: web.Request) -> web.Response:
     who = await require(request, *SELLERS)
     require_no_query(request)
     new = await body(request, NEW_PRODUCT)
-    product = _new_product(new, await _vendor_for(request, who, new.vendor))
+    product = new_product(new, await vendor_for(request, who, new.vendor))
     made = await request.app[PRODUCTS].create(product, new.stock)
     return reply(201, await shown(request, made), {"Location": f"/v1/products/{made.product}"})
 
@@ -171,7 +171,7 @@ async def edit_product(request: web.Request) -> web.Response:
     """PATCH /v1/products/{product}"""
     who = await require(request, *SELLERS)
     require_no_query(request)
-    changes = _changes(await body(request, PRODUCT_PATCH))
+    changes = changes_of(await body(request, PRODUCT_PATCH))
     product = await request.app[PRODUCTS].edit(request.match_info["product"], who, changes)
     return reply(200, await shown(request, product))
 
@@ -279,7 +279,7 @@ def _account_for(who: Identity, new: VendorRequest) -> str:
     return new.account
 
 
-async def _vendor_for(request: web.Request, who: Identity, vendor: str | None) -> str | None:
+async def vendor_for(request: web.Request, who: Identity, vendor: str | None) -> str | None:
     """Whose a new product is: a vendor's own, or whom an operator names."""
     if who.role in OPERATORS:
         return None if vendor is None else (await request.app[VENDORS].get(vendor)).id
@@ -289,7 +289,8 @@ async def _vendor_for(request: web.Request, who: Identity, vendor: str | None) -
     return own
 
 
-def _new_product(new: ProductRequest, vendor: str | None) -> Product:
+def new_product(new: ProductRequest, vendor: str | None) -> Product:
+    """What shall be written down. Raises InvalidRequest."""
     available_from_ms, available_until_ms = _moments(new.available_from, new.available_until)
     return Product(
         product=new.product or slug(new.title, "product"),
@@ -305,7 +306,8 @@ def _new_product(new: ProductRequest, vendor: str | None) -> Product:
     )
 
 
-def _changes(patch: ProductPatch) -> Mapping[str, Any]:
+def changes_of(patch: ProductPatch) -> Mapping[str, Any]:
+    """What shall change, by the names of a product's fields. Raises InvalidRequest."""
     available_from_ms, available_until_ms = _moments(_given(patch.available_from), _given(patch.available_until))
     fields: dict[str, tuple[object, Any]] = {
         "title": (patch.title, patch.title),

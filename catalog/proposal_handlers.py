@@ -10,6 +10,7 @@ from aiohttp import web
 from msgspec import UNSET
 
 from onsale.auth.errors import Flaw, InvalidRequest
+from onsale.auth.identity import Identity
 from onsale.auth.middleware import require
 from onsale.auth.requests import (
     PAGE_LIMIT_DEFAULT,
@@ -51,13 +52,18 @@ async def create_sale(request: web.Request) -> web.Response:
     """POST /v1/sales: an operator's is approved, and open as soon as its clock says so; a vendor's is a proposal."""
     who = await require(request, *SELLERS)
     require_no_query(request)
-    new = new_sale(await body(request, NEW_SALE))
+    sale = await make_sale(request, who, await body(request, NEW_SALE))
+    return reply(201, await _shown(request, sale), {"Location": f"/v1/sales/{sale}"})
+
+
+async def make_sale(request: web.Request, who: Identity, file: SaleFile) -> str:
+    """Make an operator's sale, known here when this returns, or propose a vendor's; its id. Raises InvalidRequest and
+    what `Proposals.create` raises."""
+    new = new_sale(file)
     await request.app[PROPOSALS].create(new, who)
-    book = request.app[BOOK]
     if who.role in OPERATORS:
-        await book.reread()
-        await book.until_served(new.id)
-    return reply(201, await _shown(request, new.id), {"Location": f"/v1/sales/{new.id}"})
+        await _make_known(request, new.id)
+    return new.id
 
 
 async def edit_sale(request: web.Request) -> web.Response:
@@ -87,10 +93,14 @@ async def approve_item(request: web.Request) -> web.Response:
     await require(request, *OPERATORS)
     require_no_query(request)
     sale = request.match_info["sale"]
-    await request.app[PROPOSALS].approve(sale, request.match_info["product"])
-    await request.app[BOOK].reread()
-    await request.app[BOOK].until_served(sale)
+    await let_sell(request, sale, request.match_info["product"])
     return reply(200, await _shown(request, sale))
+
+
+async def let_sell(request: web.Request, sale: str, product: str) -> None:
+    """Approve an item, known here when this returns. Raises what `Proposals.approve` raises."""
+    await request.app[PROPOSALS].approve(sale, product)
+    await _make_known(request, sale)
 
 
 async def refuse_item(request: web.Request) -> web.Response:
@@ -137,11 +147,21 @@ async def list_proposals(request: web.Request) -> web.Response:
     who = await require(request, *SELLERS)
     asked = query(request, limit=page_limit, cursor=sale_cursor)
     limit: int = asked.get("limit", PAGE_LIMIT_DEFAULT)
+    return reply(200, await proposals_of(request, who, asked.get("cursor"), limit))
+
+
+async def proposals_of(request: web.Request, who: Identity, after: int | None, limit: int) -> ProposalList:
+    """A page of what vendors proposed, of a vendor its own. Raises VendorMissing."""
     vendor = None if who.role in OPERATORS else (await request.app[VENDORS].of(who.account)).id
-    found = await request.app[BOOK].proposed(vendor, asked.get("cursor"), limit + 1)
+    found = await request.app[BOOK].proposed(vendor, after, limit + 1)
     now_ms = time.time_ns() // 1_000_000
     page = [proposal_reply(sale, request.app[RULES], now_ms) for sale in found[:limit]]
-    return reply(200, ProposalList(page, str(found[limit - 1].no) if len(found) > limit else None))
+    return ProposalList(page, str(found[limit - 1].no) if len(found) > limit else None)
+
+
+async def _make_known(request: web.Request, sale: str) -> None:
+    await request.app[BOOK].reread()
+    await request.app[BOOK].until_served(sale)
 
 
 async def _shown(request: web.Request, sale: str) -> ProposalReply:

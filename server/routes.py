@@ -18,7 +18,7 @@ from onsale.queue import schemas as line_schemas
 from onsale.server.account_routes import ACCOUNTS
 from onsale.server.catalogue_routes import CATALOGUE
 from onsale.server.pages import checkout as checkout_pages
-from onsale.server.pages import console, documents, lists, products, shop, waiting
+from onsale.server.pages import console, desk, documents, lists, products, shop, waiting
 from onsale.server.pages import notices as notice_pages
 from onsale.server.route import PAGE, PAGE_BY_ID, Query, Route, page
 
@@ -268,6 +268,7 @@ PAGES = (
     *waiting.ROUTES,
     *checkout_pages.ROUTES,
     *notice_pages.ROUTES,
+    *desk.ROUTES,
     *console.ROUTES,
 )
 

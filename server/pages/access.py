@@ -113,7 +113,7 @@ def own_path(path: str) -> str:
     return path if is_ours and path.isprintable() else "/"
 
 
-def converted(fields: Mapping[str, str | None], kind: type[T]) -> T:
+def converted(fields: Mapping[str, Any], kind: type[T]) -> T:
     """The fields of a form as a message of the API. Raises InvalidRequest."""
     try:
         return msgspec.convert(dict(fields), kind, strict=False)

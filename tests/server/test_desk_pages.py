@@ -1,0 +1,130 @@
+"""Vendors and operators at their desks, without scripts."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from catalogue_kit import account, product, vendor
+from contract_kit import numbers
+from page_kit import Browser
+
+from onsale.auth.middleware import COOKIES
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+HAT = {"title": "Felt hat", "about": "", "amount": "12000", "currency": "KRW", "image": ""}
+
+
+def desk(system, token, **more):
+    """A browser of this person."""
+    return Browser(system, {system.app[COOKIES].access: token, "onsale-language": "en"}, **more)
+
+
+def local(ahead):
+    """As a browser's field sends a moment."""
+    return (datetime.now(UTC) + ahead).strftime("%Y-%m-%dT%H:%M")
+
+
+def sale(product, **fields):
+    """The form of a proposal, filled in."""
+    times = {"opens_at": local(timedelta(hours=3)), "closes_at": local(timedelta(hours=4)), "zone": "utc"}
+    name = {"title": f"Night {next(numbers)}", "product": product, "amount": "9000", "stock": "2"}
+    return {**name, **times, "limit_per_buyer": "1", **fields}
+
+
+async def test_a_vendor_begins_offers_edits_and_stocks(system):
+    """From nothing to a product that can be bought; a doubled stock form moves once; tampering changes nothing."""
+    show = desk(system, await account(system))
+    assert 'action="/desk/vendor"' in (await show("GET", "/desk"))[1]
+    assert "/desk" == (await show("POST", "/desk/vendor", name="Hatters", about=""))[2]["Location"]
+
+    path = (await show("POST", "/desk/products", **HAT, stock="3"))[2]["Location"]
+    name = path.removeprefix("/desk/products/")
+    assert path in (await show("GET", "/desk"))[1]
+    assert path == (await show("POST", path, **(HAT | {"title": "Wool hat", "amount": "15000"})))[2]["Location"]
+    key = re.search(r'name="key" value="([0-9a-f]+)"', (await show("GET", path))[1])[1]
+    for _ in range(2):
+        assert path == (await show("POST", f"{path}/stock", key=key, quantity="4"))[2]["Location"]
+    for form, fields in (("", HAT | {"amount": "-1"}), ("/stock", {"key": "k", "quantity": "0"})):
+        assert f"{path}?problem=invalid_request" == (await show("POST", path + form, **fields))[2]["Location"]
+
+    told = (await system.call("GET", f"/v1/products/{name}")).json
+    assert ("Wool hat", 15_000) == (told["title"], told["price"]["amount"])
+    await system.until(f"/v1/products/{name}/stock", None, lambda stock: stock["free"] == 7)
+
+
+async def test_a_sale_is_proposed_and_approved(system):
+    """Pending at both desks, approved at one press, then a sale that everyone sees; a second press is the same."""
+    token, _ = await vendor(system)
+    show, judge = desk(system, token), desk(system, system.manager)
+    hat = (await product(system, token))["product"]
+    asked = sale(hat)
+
+    assert "/desk" == (await show("POST", "/desk/sales", **asked))[2]["Location"]
+    for browser, path in ((show, "/desk"), (judge, "/approvals")):
+        _, text, _ = await browser("GET", path)
+        assert (True, True) == (asked["title"] in text, "Pending" in text)
+    forms = re.findall(rf'action="(/approvals/[^"]+/{hat}/approval)"', text)
+    assert "/approvals" == (await judge("POST", forms[0]))[2]["Location"]
+
+    assert asked["title"] in (await Browser(system, {})("GET", "/"))[1]
+    assert "/approvals" == (await judge("POST", forms[0]))[2]["Location"]
+
+
+async def test_a_proposal_is_refused_with_a_reason(system):
+    """The vendor reads why, and the units are the product's again."""
+    token, _ = await vendor(system)
+    show, judge = desk(system, token), desk(system, system.manager)
+    hat = (await product(system, token))["product"]
+    await show("POST", "/desk/sales", **sale(hat))
+    form = re.search(rf'action="(/approvals/[^"]+/{hat}/refusal)"', (await judge("GET", "/approvals"))[1])[1]
+
+    assert "/approvals" == (await judge("POST", form, reason="<b>too dear</b>"))[2]["Location"]
+
+    assert "&lt;b&gt;too dear&lt;/b&gt;" in (await show("GET", "/desk"))[1]
+    await system.until(f"/v1/products/{hat}/stock", None, lambda stock: stock["free"] == 5)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"amount": "12000"},
+        {"opens_at": local(timedelta(minutes=5))},
+        {"closes_at": local(timedelta(hours=2))},
+        {"opens_at": "soon"},
+        {"limit_per_buyer": "0"},
+    ],
+)
+async def test_the_rules_of_a_proposal_hold_at_the_desk(system, fields):
+    """Below the list price, an hour ahead, an end after its beginning: nothing is proposed otherwise."""
+    token, _ = await vendor(system)
+    show = desk(system, token)
+    hat = (await product(system, token))["product"]
+
+    _, _, headers = await show("POST", "/desk/sales", **sale(hat, **fields))
+
+    assert "/desk?problem=invalid_request" == headers["Location"]
+    assert [] == (await system.call("GET", "/v1/proposals", token=token)).json["items"]
+
+
+async def test_desks_are_for_those_whose_they_are(system):
+    """Buyers have none, vendors judge nobody, nobody edits another's product, no form comes from elsewhere."""
+    token, _ = await vendor(system)
+    other, _ = await vendor(system)
+    hat = (await product(system, token))["product"]
+    buyer, rival = desk(system, await system.buyer()), desk(system, other)
+    foreign = desk(system, token, site="cross-site")
+    path = f"/desk/products/{hat}"
+
+    assert [403, 403] == [(await buyer("GET", one))[0] for one in ("/desk", "/approvals")]
+    assert [403, 403] == [(await rival("GET", one))[0] for one in (path, "/approvals")]
+    for browser, form, problem in (
+        (rival, path, "forbidden"),
+        (rival, f"{path}/stock", "forbidden"),
+        (foreign, path, "cross_site"),
+    ):
+        _, _, headers = await browser("POST", form, **HAT, key="k", quantity="1")
+        assert f"{path}?problem={problem}" == headers["Location"]
+    approval = await rival("POST", f"/approvals/any/{hat}/approval")
+    assert "/approvals?problem=forbidden" == approval[2]["Location"]
