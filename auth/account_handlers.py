@@ -31,7 +31,7 @@ from onsale.auth.middleware import (
     require,
 )
 from onsale.auth.passwordpolicy import require_good
-from onsale.auth.requests import PAGE_LIMIT_DEFAULT, body, client_address, language, page_limit, query, reply
+from onsale.auth.requests import PAGE_LIMIT_DEFAULT, Language, body, client_address, language, page_limit, query, reply
 from onsale.auth.roles import Role
 from onsale.auth.schemas import (
     Accepted,
@@ -66,16 +66,17 @@ _ACCOUNT_ID = re.compile(r"[0-9a-z-]{1,40}", re.ASCII)
 async def sign_up(request: web.Request) -> web.Response:
     """An account, and a letter with a code; or a letter that says that there is one. The same answer."""
     query(request)
-    await open_account(request, await body(request, SIGN_UP))
+    await open_account(request, await body(request, SIGN_UP), language(request))
     return reply(202, Accepted(), NO_STORE)
 
 
-async def open_account(request: web.Request, asked: SignUp) -> None:
-    """Sign up. InvalidRequest, TooManyRequests; nothing that tells whether the address was free."""
+async def open_account(request: web.Request, asked: SignUp, lang: Language) -> None:
+    """Sign up, with letters in that language. InvalidRequest, TooManyRequests; nothing that tells whether the address
+    was free."""
     _require_email(asked.email)
     require_good(asked.password, "#/password", normal_email(asked.email), asked.name)
     _take(request, LETTER_ASKS, asked.email)
-    new = NewAccount(asked.email, asked.password, asked.name, asked.phone, asked.address, language(request))
+    new = NewAccount(asked.email, asked.password, asked.name, asked.phone, asked.address, lang)
     await request.app[SIGN_UPS].sign_up(new)
 
 
@@ -89,11 +90,11 @@ async def send_reset(request: web.Request) -> web.Response:
     return await _ask_for(request, "password_reset")
 
 
-async def ask_for_letter(request: web.Request, kind: LetterKind, email: str) -> None:
-    """Have a letter sent to an address, if anybody has it. InvalidRequest, TooManyRequests."""
+async def ask_for_letter(request: web.Request, kind: LetterKind, email: str, lang: Language) -> None:
+    """Have a letter in that language sent to an address, if anybody has it. InvalidRequest, TooManyRequests."""
     _require_email(email)
     _take(request, LETTER_ASKS, email)
-    await request.app[SIGN_UPS].ask_for(kind, email, language(request))
+    await request.app[SIGN_UPS].ask_for(kind, email, lang)
 
 
 async def verify(request: web.Request) -> web.Response:
@@ -115,18 +116,22 @@ async def change_password(request: web.Request) -> web.Response:
     """Another password, by the present one; every device is signed out, this one too."""
     found = await identity(request)
     query(request)
-    asked = await body(request, PASSWORD_CHANGE)
+    await set_password(request, found.account, await body(request, PASSWORD_CHANGE))
+    return signed_out(request)
+
+
+async def set_password(request: web.Request, account: str, asked: PasswordChange) -> None:
+    """The same for a page. CurrentPasswordWrong, InvalidRequest, TooManyRequests."""
     # Whoever holds somebody's session may not guess at the password faster than at the door.
-    name, address = found.account.encode(), client_address(request)
+    name, address = account.encode(), client_address(request)
     request.app[SIGN_INS].take(name, address, now_ms())
     try:
-        await request.app[CREDENTIALS].change(found.account, asked.current, asked.new)
+        await request.app[CREDENTIALS].change(account, asked.current, asked.new)
     except InvalidRequest:
         # The new password is no good: that was no guess at the present one.
         request.app[SIGN_INS].give_back(name, address)
         raise
     request.app[SIGN_INS].give_back(name, address)
-    return signed_out(request)
 
 
 async def reset_password(request: web.Request) -> web.Response:
@@ -179,8 +184,7 @@ async def add_address(request: web.Request) -> web.Response:
     found = await identity(request)
     query(request)
     asked = await body(request, ADDRESS_NEW)
-    address = Address(**{name: getattr(asked, name) for name in Address.__struct_fields__})
-    entry = await request.app[ADDRESS_BOOK].add(found.account, address, is_default=asked.default)
+    entry = await request.app[ADDRESS_BOOK].add(found.account, address_of(asked), is_default=asked.default)
     return reply(201, _address_reply(entry), {**NO_STORE, "Location": f"/v1/me/addresses/{entry.id}"})
 
 
@@ -214,7 +218,7 @@ async def remove_address(request: web.Request) -> web.Response:
 
 async def _ask_for(request: web.Request, kind: LetterKind) -> web.Response:
     query(request)
-    await ask_for_letter(request, kind, (await body(request, EMAIL_ONLY)).email)
+    await ask_for_letter(request, kind, (await body(request, EMAIL_ONLY)).email, language(request))
     return reply(202, Accepted(), NO_STORE)
 
 
@@ -227,6 +231,11 @@ def _take(request: web.Request, throttle: web.AppKey[TryThrottle], email: str) -
 def _require_email(email: str) -> None:
     if not is_email(normal_email(email)):
         raise InvalidRequest(Flaw("#/email", "bad_value", "Not an e-mail address."))
+
+
+def address_of(asked: AddressNew) -> Address:
+    """What is kept of it: whether it is the default is the book's."""
+    return Address(**{name: getattr(asked, name) for name in Address.__struct_fields__})
 
 
 def _merged(patch: AddressPatch) -> Callable[[Address], Address]:

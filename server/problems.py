@@ -191,17 +191,24 @@ def problem_response(error: BaseException, *, language: Language, request_id: st
     """The problem document of an error, with every header that its status demands."""
     problem = problem_of(error)
     headers = {"Content-Type": PROBLEM_TYPE, "Content-Language": language, "Cache-Control": "no-store"}
-    retry_after_s = _retry_after_s(error, problem)
-    if retry_after_s is not None:
-        headers["Retry-After"] = str(retry_after_s)
-    if problem.status == 401:
-        headers["WWW-Authenticate"] = "Bearer"
+    headers |= refusal_headers(error, problem)
     if isinstance(error, checkout.CheckoutError) and error.is_replay:
         headers["Idempotency-Replayed"] = "true"
     if isinstance(error, web.HTTPMethodNotAllowed):
         headers["Allow"] = ", ".join(sorted(error.allowed_methods))
     body = problem_body(problem, language=language, request_id=request_id) | _extras(error)
     return web.Response(status=problem.status, body=msgspec.json.encode(body), headers=headers)
+
+
+def refusal_headers(error: BaseException, problem: Problem) -> dict[str, str]:
+    """What its status demands, on a document and on a page."""
+    headers = {}
+    retry_after_s = _retry_after_s(error, problem)
+    if retry_after_s is not None:
+        headers["Retry-After"] = str(retry_after_s)
+    if problem.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return headers
 
 
 def problem_body(problem: Problem, *, language: Language, request_id: str) -> dict[str, Any]:

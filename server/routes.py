@@ -17,8 +17,9 @@ from onsale.queue import handlers as line
 from onsale.queue import schemas as line_schemas
 from onsale.server.account_routes import ACCOUNTS
 from onsale.server.catalogue_routes import CATALOGUE
+from onsale.server.pages import account as account_pages
 from onsale.server.pages import checkout as checkout_pages
-from onsale.server.pages import console, desk, documents, lists, products, shop, waiting
+from onsale.server.pages import console, desk, documents, entry, lists, products, shop, waiting
 from onsale.server.pages import notices as notice_pages
 from onsale.server.route import PAGE, PAGE_BY_ID, Query, Route, page
 
@@ -263,6 +264,8 @@ OPERATING = (
 PAGES = (
     *documents.ROUTES,
     *shop.ROUTES,
+    *entry.ROUTES,
+    *account_pages.ROUTES,
     *products.ROUTES,
     *lists.ROUTES,
     *waiting.ROUTES,

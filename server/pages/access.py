@@ -1,6 +1,7 @@
 """How pages and forms answer: who looks is found out first, whoever must sign in is sent there, and what is refused is
 told on a page, in the reader's words. Forms are writes by cookie and must come from our own origin; after a form the
-browser is sent on to a page, so reloading repeats nothing."""
+browser is sent on to a page, so reloading repeats nothing. A long form that is refused is shown again as it was filled
+in, each flaw beside its field."""
 
 from __future__ import annotations
 
@@ -12,19 +13,30 @@ from urllib.parse import quote, urlsplit
 
 import msgspec
 from aiohttp import web
+from msgspec import structs
 
 from onsale.auth.errors import EmailUnverified, Flaw, Forbidden, InvalidRequest, Unauthenticated
 from onsale.auth.identity import Identity
 from onsale.auth.middleware import COOKIES, identity_renewed, require_same_origin
+from onsale.auth.requests import form_fields
 from onsale.auth.roles import Role
 from onsale.auth.sessions import Grant
-from onsale.server.pages.rendering import READER, here, kept, page_language, render, told
-from onsale.server.problems import INTERNAL, problem_of
+from onsale.server.pages.rendering import READER, REFUSED, Form, here, kept, page_language, render, told
+from onsale.server.problems import INTERNAL, problem_of, refusal_headers
 from onsale.server.route import Route
 from onsale.web import messages
 
 Handler = Callable[[web.Request], Awaitable[web.Response]]
 T = TypeVar("T")
+S = TypeVar("S", bound=msgspec.Struct)
+
+FIELDS = web.RequestKey("fields", dict[str, str])
+# Passwords: taken as they were typed, and never shown again.
+UNSHOWN = frozenset({"password", "current", "new"})
+# Problems of one field that have words of their own.
+FIELD_OF = {"current_password_wrong": "current"}
+# What a flaw may point at that nobody filled in: the form as a whole, a letter's token.
+NO_FIELDS = frozenset({"#", "token"})
 
 
 def page(handler: Handler) -> Handler:
@@ -36,8 +48,8 @@ def page(handler: Handler) -> Handler:
         try:
             grant = await _meet(request)
             answer = await handler(request)
-        except Unauthenticated:
-            answer = onward(f"/signin?next={quote(here(request))}")
+        except (Unauthenticated, EmailUnverified) as error:
+            answer = _to_door(error, here(request))
         except Exception as error:
             if problem_of(error) is INTERNAL:
                 raise
@@ -47,8 +59,9 @@ def page(handler: Handler) -> Handler:
     return shown
 
 
-def form(back: str) -> Callable[[Handler], Handler]:
-    """A form's answer: what is refused is told on the page `back`, whose {names} come from the path."""
+def form(back: str, again: Handler | None = None) -> Callable[[Handler], Handler]:
+    """A form's answer: what is refused is told on the page `back`, whose {names} come from the path. `again` shows that
+    page in place, filled in as it was; it stands under the form's own path, so that its links lead where they say."""
 
     def wrap(handler: Handler) -> Handler:
         @wraps(handler)
@@ -59,13 +72,16 @@ def form(back: str) -> Callable[[Handler], Handler]:
                 require_same_origin(request)
                 grant = await _meet(request)
                 answer = await handler(request)
-            except Unauthenticated:
-                answer = onward(f"/signin?next={quote(path)}")
+            except (Unauthenticated, EmailUnverified) as error:
+                answer = _to_door(error, path)
             except Exception as error:
                 problem = problem_of(error)
                 if problem is INTERNAL:
                     raise
-                answer = onward(f"{path}?{kept(request)}problem={problem.code}")
+                if again is not None and FIELDS in request:
+                    answer = await _shown_again(request, again, error)
+                else:
+                    answer = onward(f"{path}?{kept(request)}problem={problem.code}")
             return _keep_signed_in(request, answer, grant)
 
         return answered
@@ -83,13 +99,13 @@ def new_key() -> str:
     return secrets.token_hex(16)
 
 
-def reader(request: web.Request, *roles: Role) -> Identity:
-    """Whoever is signed in, with one of the roles where some are named. Raises Unauthenticated, EmailUnverified,
-    Forbidden."""
+def reader(request: web.Request, *roles: Role, unverified: bool = False) -> Identity:
+    """Whoever is signed in, with one of the roles where some are named; `unverified`: also before the address is
+    verified. Raises Unauthenticated, EmailUnverified, Forbidden."""
     found = request[READER]
     if found is None:
         raise Unauthenticated
-    if not found.is_verified:
+    if not found.is_verified and not unverified:
         raise EmailUnverified
     if roles and found.role not in roles:
         raise Forbidden
@@ -111,6 +127,38 @@ def own_path(path: str) -> str:
     parts = urlsplit(path)
     is_ours = path.startswith("/") and not path.startswith(("//", "/\\")) and not parts.scheme and not parts.netloc
     return path if is_ours and path.isprintable() else "/"
+
+
+def next_path(request: web.Request) -> str:
+    """Where the visitor was going when this page came between: a path of ours."""
+    return own_path(request.query.get("next", "/"))
+
+
+async def typed(request: web.Request) -> dict[str, str]:
+    """The fields of the form that was sent; a page that shows it again finds them. Raises what `form_fields` raises."""
+    if FIELDS not in request:
+        request[FIELDS] = await form_fields(request)
+    return request[FIELDS]
+
+
+def entered(fields: Mapping[str, str], kind: type[S]) -> S:
+    """A form as a message of the API: space around is dropped, an empty field was not filled in, and a field that the
+    message does not have is not looked at. Raises InvalidRequest, which names every field that will not do."""
+    found: dict[str, Any] = {}
+    flaws: list[Flaw] = []
+    for part in structs.fields(kind):
+        text = fields.get(part.name, "")
+        text = text if part.name in UNSHOWN else text.strip()
+        if text:
+            try:
+                found[part.name] = msgspec.convert(text, part.type, strict=False)
+            except msgspec.ValidationError as error:
+                flaws.append(Flaw(f"#/{part.name}", "bad_value", str(error)[:200]))
+        elif part.required:
+            flaws.append(Flaw(f"#/{part.name}", "missing_field", "This field is required."))
+    if flaws:
+        raise InvalidRequest(*flaws)
+    return kind(**found)
 
 
 def converted(fields: Mapping[str, Any], kind: type[T]) -> T:
@@ -149,7 +197,10 @@ def plain(value: Any) -> dict[str, Any]:
 
 
 async def _meet(request: web.Request) -> Grant | None:
-    """Find out who asks. Waits last longer than an access cookie: where it has run out, the session is renewed."""
+    """Find out who asks, unless the form that is shown again has. Waits last longer than an access cookie: where it has
+    run out, the session is renewed."""
+    if READER in request:
+        return None
     request[READER], grant = await identity_renewed(request)
     return grant
 
@@ -160,6 +211,39 @@ def _keep_signed_in(request: web.Request, answer: web.Response, grant: Grant | N
     if grant is not None and cookies.access not in answer.cookies:
         cookies.write(answer, grant)
     return answer
+
+
+def _to_door(error: Unauthenticated | EmailUnverified, path: str) -> web.Response:
+    """What must come first: signing in, or the code of a letter; then back."""
+    return onward(f"/{'signin' if isinstance(error, Unauthenticated) else 'verify'}?next={quote(path)}")
+
+
+async def _shown_again(request: web.Request, again: Handler, error: Exception) -> web.Response:
+    """The page with its form as it was filled in, passwords left out, and what will not do."""
+    problem, texts = problem_of(error), messages(page_language(request))
+    values = {name: text for name, text in request[FIELDS].items() if name not in UNSHOWN}
+    flaws = _flaws(error, problem.code, texts)
+    over_all = {"title": texts["form.look_again"], "detail": ""} if flaws else told(texts, problem.code)
+    request[REFUSED] = Form(values, flaws, over_all)
+    answer = await again(request)
+    if answer.status == 200:
+        answer.set_status(problem.status)
+        answer.headers.update(refusal_headers(error, problem))
+    return answer
+
+
+def _flaws(error: Exception, code: str, texts: Mapping[str, str]) -> dict[str, str]:
+    """What is wrong with which field, in words."""
+    if code in FIELD_OF:
+        return {FIELD_OF[code]: texts[f"problem.{code}.detail"]}
+    named = error.errors if isinstance(error, InvalidRequest) else ()
+    found = {flaw.pointer.removeprefix("#/"): flaw.code for flaw in named}
+    return {name: _flaw_words(name, word, texts) for name, word in found.items() if name not in NO_FIELDS}
+
+
+def _flaw_words(name: str, word: str, texts: Mapping[str, str]) -> str:
+    """By what is wrong where that says enough, else by what the field wants."""
+    return texts.get(f"flaw.{name}" if word == "bad_value" else f"flaw.{word}", texts["flaw.bad_value"])
 
 
 def _refused(request: web.Request, error: Exception) -> web.Response:

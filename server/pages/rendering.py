@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode
 
@@ -22,16 +23,38 @@ SELLERS = (Role.VENDOR, *OPERATORS)
 LANGUAGE_COOKIE = "onsale-language"
 YEAR_S = 365 * 24 * 3600
 # What an address may ask for once: it does not belong to the page it leads to.
-PASSING = ("lang", "problem")
+PASSING = ("lang", "problem", "said")
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What the fields of a page's form say, by name. Of one that was refused also what will not do: in words by the
+    field's name, and over all."""
+
+    values: Mapping[str, str] = field(default_factory=dict)
+    flaws: Mapping[str, str] = field(default_factory=dict)
+    problem: Mapping[str, str] | None = None
+
+
+# The form that was just refused, on the page it is shown again.
+REFUSED = web.RequestKey("refused", Form)
 
 
 def render(
-    request: web.Request, template: str, *, status: int = 200, is_secret: bool = False, **values: Any
+    request: web.Request,
+    template: str,
+    *,
+    status: int = 200,
+    is_secret: bool = False,
+    filled: Mapping[str, str] | None = None,
+    **values: Any,
 ) -> web.Response:
-    """A page in the reader's language. `is_secret`: it holds a token, so its length must not tell what else is in it:
-    it is sent uncompressed (the BREACH attack guesses a secret by how well a page compresses)."""
+    """A page in the reader's language. `filled`: what its form says before anybody types. `is_secret`: it holds a
+    token, so its length must not tell what else is in it: it is sent uncompressed (the BREACH attack guesses a secret
+    by how well a page compresses)."""
     lang = page_language(request)
     texts = messages(lang)
+    form = request.get(REFUSED) or Form(filled or {}, problem=told(texts, request.query.get("problem", "")))
     text = (
         templates()
         .get_template(template)
@@ -44,7 +67,9 @@ def render(
             who=_who(request),
             here=here(request),
             kept=kept(request),
-            problem=told(texts, request.query.get("problem", "")),
+            form=form,
+            problem=form.problem,
+            said=texts.get("said." + request.query.get("said", "")),
             **values,
         )
     )
@@ -57,8 +82,13 @@ def render(
     if not is_secret:
         answer.enable_compression()
     if request.query.get("lang") in LANGUAGES:
-        answer.set_cookie(LANGUAGE_COOKIE, lang, path="/", samesite="Lax", httponly=True, max_age=YEAR_S)
+        keep_language(answer, lang)
     return answer
+
+
+def keep_language(answer: web.Response, lang: Language) -> None:
+    """Pages are in this language from now on."""
+    answer.set_cookie(LANGUAGE_COOKIE, lang, path="/", samesite="Lax", httponly=True, max_age=YEAR_S)
 
 
 def page_language(request: web.Request) -> Language:

@@ -1,4 +1,4 @@
-"""The shop's front: every sale and every product, looked for by name and price; and signing in and out."""
+"""The shop's front: every sale and every product, looked for by name and price."""
 
 from __future__ import annotations
 
@@ -8,18 +8,15 @@ from urllib.parse import urlencode
 
 from aiohttp import web
 
-from onsale.auth.handlers import open_session
-from onsale.auth.middleware import COOKIES, SESSIONS
-from onsale.auth.requests import form_fields
 from onsale.catalog.grams import grams
 from onsale.catalog.handlers import BOOK
 from onsale.catalog.product_handlers import PRODUCT_FILTERS, find_products
 from onsale.catalog.sales import Sale
 from onsale.catalog.schemas import sale_reply
 from onsale.catalog.search import likeness
-from onsale.server.pages.access import filled, form, html, onward, own_path, page, plain
+from onsale.server.pages.access import filled, html, page, plain
 from onsale.server.pages.lines import line_document, now_ms
-from onsale.server.pages.rendering import READER, render
+from onsale.server.pages.rendering import render
 
 PRODUCTS_A_PAGE = 24
 SEARCHED = ("q", "price_min", "price_max", "cursor")
@@ -46,32 +43,6 @@ async def show_shop(request: web.Request) -> web.Response:
     )
 
 
-@page
-async def show_sign_in(request: web.Request) -> web.Response:
-    """Where to sign in, and where to go then."""
-    return render(request, "signin.html", next=own_path(request.query.get("next", "/")))
-
-
-@form("/signin")
-async def sign_in(request: web.Request) -> web.Response:
-    """A session in cookies."""
-    fields = await form_fields(request)
-    grant = await open_session(request, fields.get("email", ""), fields.get("password", ""), "browser")
-    answer = onward(own_path(fields.get("next", "/")))
-    request.app[COOKIES].write(answer, grant)
-    return answer
-
-
-@form("/")
-async def sign_out(request: web.Request) -> web.Response:
-    """End this browser's session."""
-    answer, found = onward("/"), request[READER]
-    if found is not None:
-        await request.app[SESSIONS].sign_out(found.account, found.session)
-    request.app[COOKIES].clear(answer)
-    return answer
-
-
 def _found(sales: Sequence[Sale], asked: Mapping[str, Any]) -> list[Sale]:
     """Those with an item of such a price whose title, or the sale's own, is like what was asked for."""
     wanted = grams(asked.get("q", ""))
@@ -88,9 +59,4 @@ def _titles(sale: Sale) -> list[str]:
     return [item.title for item in sale.items]
 
 
-ROUTES = (
-    html("GET", "/", show_shop, "shop_page", "The shop."),
-    html("GET", "/signin", show_sign_in, "sign_in_page", "Sign in."),
-    html("POST", "/signin", sign_in, "sign_in_form", "Sign in from the page."),
-    html("POST", "/signout", sign_out, "sign_out_form", "Sign out from the page."),
-)
+ROUTES = (html("GET", "/", show_shop, "shop_page", "The shop."),)
