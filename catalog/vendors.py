@@ -8,7 +8,7 @@ from typing import Any
 
 import asyncpg
 
-from onsale.auth.errors import Forbidden
+from onsale.auth.errors import Flaw, Forbidden, InvalidRequest
 from onsale.auth.identifiers import new_id
 from onsale.auth.identity import Identity
 from onsale.auth.roles import Role
@@ -38,9 +38,13 @@ class Vendors:
         self._pool = pool
 
     async def create(self, account: str, name: str, about: str) -> Vendor:
-        """Raises VendorExists."""
+        """Raises VendorExists, and InvalidRequest where there is no such account."""
         vendor = new_id()
-        if await self._pool.fetchval(SQL.vendor_insert, vendor, account, name, about) is None:
+        try:
+            made = await self._pool.fetchval(SQL.vendor_insert, vendor, account, name, about)
+        except asyncpg.ForeignKeyViolationError as error:
+            raise InvalidRequest(Flaw("#/account", "bad_value", "There is no such account.")) from error
+        if made is None:
             raise VendorExists
         return await self.get(vendor)
 

@@ -63,6 +63,14 @@ async def test_customers_are_no_vendors(system):
     assert (403, "forbidden") == answer.problem()
 
 
+async def test_a_vendor_of_nobody(system):
+    """A master names an account that there is."""
+    answer = await system.call("POST", "/v1/vendors", {"name": "Me", "account": "0" * 26}, system.master)
+
+    assert (422, "invalid_request") == answer.problem()
+    assert "#/account" == answer.json["errors"][0]["pointer"]
+
+
 async def test_vendors_are_listed_by_keyset(system):
     """Each page begins where the one before ended."""
     made = [(await vendor(system))[1] for _ in range(3)]

@@ -40,7 +40,7 @@ async def test_wrong_methods_say_what_is_allowed(shared_client):
     assert "GET, HEAD, OPTIONS, POST" == response.headers["Allow"]
 
 
-@pytest.mark.parametrize("path", ["/v1/sales/none", "/v1/products/none/stock"])
+@pytest.mark.parametrize("path", ["/v1/sales/none", "/v1/sales/none/line"])
 async def test_both_edges_answer_problems_alike(shared_client, path):
     """The ordinary way and the hot one give the same manners."""
     async with shared_client.get(path) as response:
@@ -147,7 +147,7 @@ async def test_request_ids_of_strangers_are_not_taken():
     assert "stranger-0001" not in (request_id(request, ()), request_id(request, trusted))
 
 
-@pytest.mark.parametrize("path", ["/livez", "/v1/products/none/stock"])
+@pytest.mark.parametrize("path", ["/livez", "/v1/sales/none/line"])
 async def test_request_ids_of_a_trusted_proxy_are_kept(shared_client, path):
     """One id through every log; a senseless one is replaced."""
     async with shared_client.get(path, headers={"X-Request-Id": "proxy-000001"}) as sane:
@@ -201,7 +201,7 @@ async def test_metrics_count_requests_by_route(shared_client):
 
 # --- the hot routes' own edge
 
-HOT = "/v1/products/none/stock"
+HOT = "/v1/sales/none/line"
 
 
 async def _raw(runner, sent, answers=1):
@@ -235,7 +235,7 @@ async def test_clients_that_want_the_connection_closed(shared_server, sent):
     [(head, body)], rest = await _raw(shared_server, sent.encode())
 
     assert b" 404 " in head.split(b"\r\n")[0]
-    assert "product_unknown" == json.loads(body)["code"]
+    assert "sale_unknown" == json.loads(body)["code"]
     assert b"" == rest
 
 
@@ -244,7 +244,7 @@ async def test_pipelined_hot_requests_are_answered_in_order(shared_server):
     sent = f"GET {HOT} HTTP/1.1\r\nHost: x\r\n\r\n".encode() * 3
     got, _ = await _raw(shared_server, sent, answers=3)
 
-    assert ["product_unknown"] * 3 == [json.loads(body)["code"] for _, body in got]
+    assert ["sale_unknown"] * 3 == [json.loads(body)["code"] for _, body in got]
     assert 3 == len({head.split(b"X-Request-Id: ")[1].split(b"\r\n")[0] for head, _ in got})
 
 
@@ -256,7 +256,7 @@ async def test_hot_answers_have_the_headers_of_every_answer(shared_client):
 
 
 @pytest.mark.parametrize(
-    "path", ["/v1/products/no%20ne/stock", "/v1/products//stock", f"{HOT}?x=1", "/v2/products/a/stock"]
+    "path", ["/v1/sales/no%20ne/line", "/v1/sales//line", f"{HOT}?x=1", "/v2/sales/a/line"]
 )
 async def test_what_is_not_plainly_hot_goes_the_ordinary_way(shared_client, path):
     """Nothing slips between the two."""
