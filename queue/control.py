@@ -318,11 +318,16 @@ class Control:
             log.warning("line.not_told", sale=sale, error=type(error).__name__)
 
 
+async def audit_trail(connection: asyncpg.Pool | asyncpg.Connection, sale: str) -> list[AuditRow]:
+    """Every operator action on a sale, oldest first."""
+    return [_row(record) for record in await connection.fetch(QUERIES.audit_all, sale)]
+
+
 async def verify_chain(pool: asyncpg.Pool, sale: str) -> Chain:
     """Whether every row of a sale's audit follows from the one before it."""
     expected, rows = GENESIS, 0
-    for record in await pool.fetch(QUERIES.audit_all, sale):
-        row, rows = _row(record), rows + 1
+    for row in await audit_trail(pool, sale):
+        rows += 1
         fits = row.seq == rows and row.prev_hash == expected and row.hash == _hash(sale, row)
         if not fits:
             return Chain(rows, row.seq)

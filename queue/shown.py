@@ -40,6 +40,15 @@ class ShownTick:
 
 
 @dataclass(slots=True)
+class Sums:
+    """Waits of one length that ended, and how many of them by what was shown."""
+
+    ended: int = 0
+    by_p50: int = 0
+    by_p90: int = 0
+
+
+@dataclass(slots=True)
 class _Noted:
     """Of one line in one epoch: (place, shown at, p50, p90), lowest place first."""
 
@@ -57,6 +66,8 @@ class ShownWaits:
         self._feed = feed
         self._rng = rng or random.Random()
         self._noted: dict[int, _Noted] = {}
+        # Since this process began, by sale, epoch and length: longer than half of that many seconds, up to all of them.
+        self.totals: dict[tuple[str, int, int], Sums] = {}
 
     async def tick(self) -> ShownTick:
         """Judge the waits whose turn has come, and note new ones. Asks no store."""
@@ -73,9 +84,14 @@ class ShownWaits:
         ended = by_p50 = by_p90 = 0
         while noted.waits and noted.waits[0][0] <= frame.document.serving:
             _, at_ms, p50_ms, p90_ms = heapq.heappop(noted.waits)
+            waited_ms = turn_ms - at_ms
             ended += 1
-            by_p50 += turn_ms - at_ms <= p50_ms
-            by_p90 += turn_ms - at_ms <= p90_ms
+            by_p50 += waited_ms <= p50_ms
+            by_p90 += waited_ms <= p90_ms
+            sums = self.totals.setdefault((line.sale.id, frame.document.epoch, _length_s(waited_ms)), Sums())
+            sums.ended += 1
+            sums.by_p50 += waited_ms <= p50_ms
+            sums.by_p90 += waited_ms <= p90_ms
         noted.seen_ms = frame.as_of_ms
         if frame.as_of_ms - noted.asked_ms >= ASKED_EVERY_MS and len(noted.waits) <= PENDING_MAX - ASKED:
             noted.asked_ms = frame.as_of_ms
@@ -90,3 +106,7 @@ class ShownWaits:
             if wait is not None:
                 heapq.heappush(noted.waits, (place, frame.as_of_ms, wait.p50, wait.p90))
 
+
+def _length_s(waited_ms: int) -> int:
+    """The power of two, in seconds, that a wait is not longer than."""
+    return 1 << max(0, -(-waited_ms // 1_000) - 1).bit_length()

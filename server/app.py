@@ -65,6 +65,7 @@ from onsale.lua import Script
 from onsale.queue import handlers as line
 from onsale.queue.control import Control
 from onsale.queue.feed import Feed
+from onsale.queue.history import History
 from onsale.queue.live import Live
 from onsale.queue.presence import Presence
 from onsale.queue.shown import ShownWaits
@@ -234,7 +235,9 @@ def _open_line(
     loops.add("feed", feed.tick, 0)
     loops.add("documents", feed.refresh, SECOND_MS)
     loops.add("presence", presence.tick, SECOND_MS)
-    loops.add("shown_waits", ShownWaits(feed).tick, SECOND_MS)
+    shown = ShownWaits(feed)
+    loops.add("shown_waits", shown.tick, SECOND_MS)
+    loops.add("history", History(feed, shown, rooms.stores.pool).tick, SECOND_MS)
     loops.add("streams", streams.tick, STREAM_INTERVAL_MS)
     loops.add("record_lag", lag.tick, SECOND_MS)
     loops.add("live", Live(feed, streams, rooms.inventory, lag.of).tick, SECOND_MS)

@@ -393,6 +393,34 @@ def audit(context: click.Context, sale_id: str | None, as_json: bool, data_dir: 
 
 
 @main.command()
+@click.argument("sale_id", metavar="SALE")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write a page with plots into this file.")
+@with_json
+@with_data_dir
+def report(sale_id: str, out: Path | None, as_json: bool, data_dir: Path | None) -> None:
+    """How SALE went, from the record: arrivals, waits, fairness, orders, and what was changed and why.
+
+    Covers what was recorded, and says what was not. The page is one HTML file that needs nothing else.
+    """
+    from onsale.server import reporting
+
+    recorded = run(reporting.recorded(found_settings(data_dir), sale_id))
+    found = reporting.report_of(recorded)
+    if out is not None:
+        out.write_text(reporting.page_of(recorded, found), encoding="utf-8")
+    if as_json:
+        echo_json(found)
+    else:
+        echo_table(("STAGE", "PEOPLE", "OF THE STAGE BEFORE"), reporting.funnel_rows(found.funnel))
+        click.echo()
+        fairness = found.fairness
+        click.echo(
+            f"{fairness.inversions} overtaken, {fairness.returners} came back, {fairness.over_cap} above the cap;"
+            f" {found.recorded_seconds:,} documents of the line, {len(found.changes)} changes"
+        )
+
+
+@main.command()
 @click.option("--seeds", type=Seeds(), required=True, help="One sale for each seed from A to B.")
 @click.option(
     "--laws",

@@ -61,6 +61,14 @@ DELETE FROM admissions WHERE sale = $1;
 -- Who is gone from the line.
 DELETE FROM places_gone WHERE sale = $1;
 
+-- line_seconds_delete --
+-- What the line looked like.
+DELETE FROM line_seconds WHERE sale = $1;
+
+-- shown_waits_delete --
+-- Whether the waits shown in it came true.
+DELETE FROM shown_waits WHERE sale = $1;
+
 -- watermarks_delete --
 -- How far streams were read whose epochs are over.
 DELETE FROM watermarks WHERE sale = $1;

@@ -12,11 +12,8 @@ import msgspec
 from onsale.queue.calibration import Calibration, Share
 from onsale.queue.laws import LawSet
 from onsale.queue.simulation import Outcome, Second, Simulation
+from onsale.server.plots import HEIGHT, WIDTH, points, thinned
 from onsale.web import templates
-
-# Points of a line in a plot: finer than a screen shows, small enough to keep in one file.
-POINTS_MAX = 300
-WIDTH, HEIGHT = 640, 160
 
 
 def simulate(laws: LawSet, first: int, last: int) -> list[Outcome]:
@@ -48,7 +45,7 @@ def figures_of(found: Calibration) -> dict[str, Any]:
 
 def report_of(found: Calibration, outcome: Outcome, title: str) -> str:
     """One HTML file with everything in it: the calibration of all, and one sale second by second."""
-    seconds = _thinned(outcome.seconds)
+    seconds = thinned(outcome.seconds)
     return (
         templates()
         .get_template("simulation.html")
@@ -72,14 +69,10 @@ def report_of(found: Calibration, outcome: Outcome, title: str) -> str:
     )
 
 
-def _thinned(seconds: Sequence[Second]) -> Sequence[Second]:
-    return seconds[:: max(1, len(seconds) // POINTS_MAX)]
-
-
 def _line(seconds: Sequence[Second], field: str, scale: str = "") -> str:
     """Points of one line, as high as the highest of `scale`."""
-    top = max([getattr(second, scale or field) for second in seconds] or [1]) or 1
-    return _points([getattr(second, field) for second in seconds], top)
+    top = max([getattr(second, scale or field) for second in seconds] or [1])
+    return points([getattr(second, field) for second in seconds], top)
 
 
 def _rates(seconds: Sequence[Second]) -> list[str]:
@@ -88,10 +81,4 @@ def _rates(seconds: Sequence[Second]) -> list[str]:
     measured = [(b - a) / window for a, b in zip(admitted, admitted[window:], strict=False)]
     target = [second.target for second in seconds[window:]]
     top = max([*measured, *target, 1e-9])
-    step = max(1, len(measured) // POINTS_MAX)
-    return [_points(measured[::step], top), _points(target[::step], top)]
-
-
-def _points(values: Sequence[float], top: float) -> str:
-    last = max(1, len(values) - 1)
-    return " ".join(f"{WIDTH * n / last:.1f},{HEIGHT - HEIGHT * value / top:.1f}" for n, value in enumerate(values))
+    return [points(thinned(measured), top), points(thinned(target), top)]
