@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from typing import Any
 
 import asyncpg
@@ -287,8 +287,9 @@ def _plots(found: Recorded) -> list[tuple[str, list[str]]]:
     for row in found.admissions:
         admitted[(row["at_ms"] - from_ms) // step_ms] += len(row["places"])
     # A document holds until the next one; before the first, nothing is known and nothing is drawn above 0.
-    nothing: Mapping[str, Any] = {}
-    states = list(accumulate((at_step.get(step, nothing) for step in range(steps)), lambda before, now: now or before))
+    states: list[Mapping[str, Any]] = []
+    for step in range(steps):
+        states.append(at_step.get(step) or (states[-1] if states else {}))
     first = found.seconds[0] if found.seconds else {}
     arrivals = [_arrived(a, b) for a, b in pairwise([first, *states])]
 

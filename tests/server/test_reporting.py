@@ -52,7 +52,8 @@ async def sold(database: asyncpg.Pool) -> None:
         await database.execute(
             "INSERT INTO admissions (sale, epoch, event_id, at, places, returners, rate_milli, burst, active,"
             " active_max, passed_over, inversions) SELECT id, 1, $1::int || '-0',"
-            " opens_at + $1::int * interval '1 second', $2::bigint[], $3::bigint[], 10000, 1, 3, 50, $4::int, 0 FROM sales WHERE id = 'demo'",
+            " opens_at + $1::int * interval '1 second', $2::bigint[], $3::bigint[], 10000, 1, 3, 50, $4::int, 0"
+            " FROM sales WHERE id = 'demo'",
             second, list(range(second * 10 - 9, second * 10 + 1)), [1] if second == 1 else [], int(second == 2),
         )  # fmt: skip
     for turn, state, confirmed in (("a", "confirmed", True), ("b", "expired", False), ("b", "confirmed", True)):
