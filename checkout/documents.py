@@ -14,7 +14,6 @@ from msgspec import UNSET, structs
 from onsale.auth.errors import Flaw, InvalidRequest
 from onsale.auth.identifiers import order_id, sale_no_of
 from onsale.auth.passes import Pass
-from onsale.auth.requests import body_digest
 from onsale.auth.sealing import Sealer
 from onsale.catalog.errors import SaleUnknown
 from onsale.catalog.sales import Sale, SaleBook
@@ -58,9 +57,11 @@ def order_doc(
     offers: Mapping[str, Offered],
     request: ReserveRequest,
     key: str,
+    digest: str,
     sealer: Sealer,
 ) -> OrderDoc:
-    """A new order at the offered prices. Raises InvalidRequest, ProductUnknown, PriceChanged."""
+    """A new order at the offered prices; `digest` is of what was asked under `key`. Raises InvalidRequest,
+    ProductUnknown, PriceChanged."""
     items = priced(offers, request.items)
     order = order_id(sale.no)
     return OrderDoc(
@@ -73,7 +74,7 @@ def order_doc(
         amount=_total(items, request.expected_total),
         currency=items[0].currency,
         idempotency_key=key,
-        body_digest=body_digest(request),
+        body_digest=digest,
         limit_per_buyer=sale.limit_per_buyer,
         address=_sealed_address(order, request.address, sealer),
     )

@@ -89,6 +89,10 @@ class ProductUnknown(CheckoutError):
     """There is no such product in this sale."""
 
 
+class CartEmpty(CheckoutError):
+    """The cart holds nothing to order."""
+
+
 class ProductUnavailable(CheckoutError):
     """One of these products is not sold at this moment."""
 

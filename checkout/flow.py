@@ -33,6 +33,7 @@ from onsale.catalog.sales import Sale, SaleBook
 from onsale.checkout.documents import DOC, Offered, amended_doc, order_doc, sale_of
 from onsale.checkout.driving import DrivePolicy, Driver
 from onsale.checkout.errors import (
+    CartEmpty,
     OrderChanged,
     OrderExpired,
     OrderStateConflict,
@@ -53,21 +54,22 @@ from onsale.checkout.idempotency import (
 )
 from onsale.checkout.inventory import Amend, Held, Inventory, OrderView, Reserve
 from onsale.checkout.orders import Orders
-from onsale.checkout.ports import Offers, PassTimes, PaymentProvider
+from onsale.checkout.ports import Carts, Offers, PassTimes, PaymentProvider
 from onsale.checkout.record.events import OrderDoc
 from onsale.checkout.record.watermark import RECORDED, RecordFeed, VerdictKind
-from onsale.checkout.schemas import AmendRequest, ItemRequest, PaymentRequest, ReserveRequest
+from onsale.checkout.schemas import AmendRequest, ItemRequest, OrderRequest, PaymentRequest, ReserveRequest
 from onsale.checkout.settling import Claim, Settler, Shop
 from onsale.checkout.snapshot import units_of
 from onsale.checkout.states import OrderState
 from onsale.lua.replies import Reply
 
-Refusal = PriceChanged | ProductUnknown | ProductUnavailable
+Refusal = PriceChanged | ProductUnknown | ProductUnavailable | CartEmpty
 # What is refused before the shop is asked, and kept there under its key all the same.
 REFUSALS: Mapping[type[Refusal], Reply] = {
     PriceChanged: Reply.PRICE_CHANGED,
     ProductUnknown: Reply.UNKNOWN,
     ProductUnavailable: Reply.UNAVAILABLE,
+    CartEmpty: Reply.CART_EMPTY,
 }
 # Another process drives the attempt: how often its order is looked at meanwhile.
 FOLLOW_FIRST_S = 0.05
@@ -129,6 +131,7 @@ class CheckoutFlow:
         sealer: Sealer,
         passes: Passes,
         offers: Offers,
+        carts: Carts,
         pass_times: PassTimes,
         driver: str,
         policy: FlowPolicy | None = None,
@@ -141,6 +144,7 @@ class CheckoutFlow:
         self._sealer = sealer
         self._passes = passes
         self._offers = offers
+        self._carts = carts
         self._pass_times = pass_times
         self._policy = policy or FlowPolicy()
         self._shop = Shop(book)
@@ -169,22 +173,45 @@ class CheckoutFlow:
         admission = self._passes.verify(token, sale=sale.id)
         if admission.buyer != buyer:
             raise PassInvalid
-        return await self._reserve(sale, await self._as_of_now(admission), request, key)
+        return await self._reserve(sale, await self._as_of_now(admission), request, key, body_digest(request))
 
-    async def order(self, buyer: str, request: ReserveRequest, key: str) -> Held:
-        """The same for ordinary products: no line, no pass, and the price is what a product costs at this moment.
+    async def order(self, buyer: str, request: OrderRequest, key: str) -> Held:
+        """The same for ordinary products, those named or the buyer's whole cart: no line, no pass, and the price is
+        what a product costs at this moment.
 
-        Raises InvalidRequest, ProductUnknown, ProductUnavailable, PriceChanged, and what `Inventory.reserve` raises.
+        Raises InvalidRequest, CartEmpty, ProductUnknown, ProductUnavailable, PriceChanged, and what `Inventory.reserve`
+        raises.
         """
+        if request.cart == (request.items is not UNSET):
+            raise InvalidRequest(Flaw("#/items", "bad_value", "Name the items or order the cart: one of both."))
         shop = self._book.shop()
-        return await self._reserve(shop, Pass(shop.id, buyer, "", "general", 0, 0, 0), request, key)
+        admission = Pass(shop.id, buyer, "", "general", 0, 0, 0)
+        if request.items is UNSET:
+            return await self._order_cart(shop, admission, request, key)
+        wanted = ReserveRequest(request.items, request.address, request.expected_total)
+        return await self._reserve(shop, admission, wanted, key, body_digest(wanted))
 
-    async def _reserve(self, sale: Sale, admission: Pass, request: ReserveRequest, key: str) -> Held:
+    async def _order_cart(self, shop: Sale, admission: Pass, request: OrderRequest, key: str) -> Held:
+        """The key stands for the question, not for what the cart held: asked again, when the cart is another or none,
+        it answers the same order. What is reserved leaves the cart; giving the order up does not bring it back."""
+        digest = body_digest(request)
+        held = await self._carts.items(admission.buyer)
+        if not held:
+            return await self._refuse(shop, admission, key, digest, CartEmpty())
+        items = tuple(ItemRequest(item.product, item.quantity) for item in held)
+        wanted = ReserveRequest(items, request.address, request.expected_total)
+        order = await self._reserve(shop, admission, wanted, key, digest)
+        if not order.is_replay:
+            # Killed before this, the cart holds it still, and a second order is refused while the first is open.
+            await self._carts.take(admission.buyer, {item.product: item.quantity for item in items})
+        return order
+
+    async def _reserve(self, sale: Sale, admission: Pass, request: ReserveRequest, key: str, digest: str) -> Held:
         try:
             offers = await self._offered(sale, request.items)
-            doc = order_doc(sale, admission, offers, request, key, self._sealer)
+            doc = order_doc(sale, admission, offers, request, key, digest, self._sealer)
         except (PriceChanged, ProductUnknown, ProductUnavailable) as refusal:
-            return await self._refuse(sale, admission, key, body_digest(request), refusal)
+            return await self._refuse(sale, admission, key, digest, refusal)
         asked = Reserve(
             order=doc.order,
             buyer=doc.buyer,

@@ -32,7 +32,17 @@ from onsale.checkout.flow import CheckoutFlow
 from onsale.checkout.inventory import Held
 from onsale.checkout.orders import Page
 from onsale.checkout.reads import Reads, order_reply
-from onsale.checkout.schemas import AMEND, CANCEL, CONFIRM, RESERVE, CancelRequest, EventReply, PaymentList, StockReply
+from onsale.checkout.schemas import (
+    AMEND,
+    CANCEL,
+    CONFIRM,
+    ORDER,
+    RESERVE,
+    CancelRequest,
+    EventReply,
+    PaymentList,
+    StockReply,
+)
 from onsale.checkout.states import OrderState
 from onsale.checkout.stock import StockBoard
 from onsale.checkout.webhooks import Inbox
@@ -64,7 +74,7 @@ async def order(request: web.Request) -> web.Response:
     require_no_query(request)
     buyer = (await identity(request)).account
     key = idempotency_key(request)
-    wanted = await body(request, RESERVE)
+    wanted = await body(request, ORDER)
     return _held(await request.app[FLOW].order(buyer, wanted, key))
 
 

@@ -26,6 +26,7 @@ from redis.exceptions import ClusterDownError, OutOfMemoryError, ReadOnlyError, 
 
 from onsale.auth.errors import IdempotencyKeyReused, StoreUnavailable
 from onsale.checkout.errors import (
+    CartEmpty,
     CheckoutError,
     OrderChanged,
     OrderExpired,
@@ -471,6 +472,7 @@ REFUSALS: Mapping[Reply, type[Exception]] = {
     Reply.RECORD_BEHIND: RecordBehind,
     Reply.PRICE_CHANGED: PriceChanged,
     Reply.UNAVAILABLE: ProductUnavailable,
+    Reply.CART_EMPTY: CartEmpty,
     Reply.ORDER_EXPIRED: OrderExpired,
     Reply.STATE_CONFLICT: OrderStateConflict,
     Reply.STALE: OrderChanged,

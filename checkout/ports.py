@@ -110,6 +110,27 @@ class Offers(Protocol):
         ...
 
 
+class CartItem(Protocol):
+    """So many units of one product."""
+
+    @property
+    def product(self) -> str: ...
+    @property
+    def quantity(self) -> int: ...
+
+
+class Carts(Protocol):
+    """What buyers mean to buy of ordinary products."""
+
+    async def items(self, account: str) -> Sequence[CartItem]:
+        """What the cart holds now."""
+        ...
+
+    async def take(self, account: str, ordered: Mapping[str, int]) -> None:
+        """What was ordered is in the cart no more; what was changed meanwhile stays."""
+        ...
+
+
 class PassTimes(Protocol):
     """What the line knows of passes beyond what they say themselves."""
 

@@ -39,6 +39,17 @@ class ReserveRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     expected_total: Money | None = None
 
 
+class OrderRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The same of ordinary products: these `items`, or, with `cart` true, all that the buyer's cart holds."""
+
+    items: Annotated[tuple[ItemRequest, ...], msgspec.Meta(min_length=1, max_length=ITEMS_MAX)] | msgspec.UnsetType = (
+        msgspec.UNSET
+    )
+    cart: bool = False
+    address: Address | None = None
+    expected_total: Money | None = None
+
+
 class AmendRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A merge patch of a reservation. `items` are what it shall hold, all of them, at the price of now; `address` null
     takes it away."""
@@ -174,6 +185,7 @@ class StockReply(msgspec.Struct, frozen=True):
 
 RESERVE = msgspec.json.Decoder(ReserveRequest)
 CONFIRM = msgspec.json.Decoder(ConfirmRequest)
+ORDER = msgspec.json.Decoder(OrderRequest)
 AMEND = msgspec.json.Decoder(AmendRequest)
 CANCEL = msgspec.json.Decoder(CancelRequest)
 ADDRESS = msgspec.json.Decoder(Address)

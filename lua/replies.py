@@ -35,3 +35,4 @@ class Reply(IntEnum):
     GUESTS_REFUSED = 24
     PRICE_CHANGED = 25
     UNAVAILABLE = 26
+    CART_EMPTY = 27

@@ -16,7 +16,8 @@
     what its caller refuses it with (0 nothing): then only the answer is kept, under its key}
   Returns for each {0, order, rev, expires_at_ms, document (of a replay), is_replay, event_id}
     | {2} not open | {4} sold out | {7} no such product | {10} pass expired | {11} revoked | {12} spent
-    | {13} limit reached | {14} reservation open | {25} price changed | {26} not sold now, each with is_replay
+    | {13} limit reached | {14} reservation open | {25} price changed | {26} not sold now | {27} the cart is empty,
+      each with is_replay
     | {15} key used with another body | {16} record behind | {1} recovering | {22} corrupt    Events: reserved ]]
 -- include: guard
 -- include: shop

@@ -294,7 +294,8 @@ def _open_checkout(app: web.Application, rooms: Rooms) -> CheckoutFlow:
         providers=rooms.providers,
         sealer=rooms.sealer,
         passes=app[auth.PASSES],
-        offers=Offers(rooms.stores.pool),
+        offers=app[products.OFFERS],
+        carts=app[lists.CARTS],
         pass_times=LinePassTimes(rooms),
         driver=rooms.driver,
     )

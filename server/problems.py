@@ -124,6 +124,7 @@ PROBLEMS: Mapping[type[BaseException], Problem] = {
     checkout.ProviderAway: Problem(503, "provider_away", 2),
     checkout.NoticesExhausted: Problem(503, "streams_exhausted", 5),
     checkout.ProductUnknown: Problem(404, "product_unknown"),
+    checkout.CartEmpty: Problem(409, "cart_empty"),
     checkout.ProductUnavailable: Problem(409, "product_unavailable"),
     checkout.ProviderUnknown: Problem(404, "provider_unknown"),
     checkout.SignatureInvalid: Problem(403, "signature_invalid"),

@@ -110,8 +110,8 @@ CHECKOUT = (
     ),
     Route(
         "POST", "/v1/orders", checkout.order, "order", "Reserve ordinary products: no line, no pass.",
-        "buyer", body=checkout_schemas.ReserveRequest, reply=checkout_schemas.OrderReply, status=201,
-        headers=("Idempotency-Key",), problems=ORDER_PROBLEMS,
+        "buyer", body=checkout_schemas.OrderRequest, reply=checkout_schemas.OrderReply, status=201,
+        headers=("Idempotency-Key",), problems=(*ORDER_PROBLEMS, checkout_errors.CartEmpty),
     ),
     Route(
         "POST", "/v1/orders/{order}/confirmation", checkout.confirm, "confirm", "Pay for an order and confirm it.",

@@ -14,7 +14,7 @@ from onsale.catalog.list_handlers import CARTS, WISHES, cart_of, wishes_of
 from onsale.catalog.list_schemas import CartItemReply, CartReply, QuantityRequest
 from onsale.catalog.product_handlers import product_cursor
 from onsale.checkout.handlers import FLOW
-from onsale.checkout.schemas import ITEMS_MAX, ItemRequest, Money, ReserveRequest
+from onsale.checkout.schemas import ITEMS_MAX, ItemRequest, Money, OrderRequest
 from onsale.server.pages.access import converted, filled, form, form_key, html, new_key, onward, page, plain, reader
 from onsale.server.pages.rendering import render
 
@@ -55,7 +55,7 @@ async def order_cart(request: web.Request) -> web.Response:
     items = _ordered(fields)
     seen = converted({"amount": fields.get("seen"), "currency": fields.get("currency")}, Money)
     held = await request.app[FLOW].order(
-        found.account, ReserveRequest(items=items, expected_total=seen), form_key(fields)
+        found.account, OrderRequest(items=items, expected_total=seen), form_key(fields)
     )
     await request.app[CARTS].take(found.account, {item.product: item.quantity for item in items})
     return onward(f"/orders/{held.order}")

@@ -22,12 +22,17 @@ from onsale.auth.identifiers import new_id
 from onsale.auth.keys import Keyring
 from onsale.auth.passes import Passes
 from onsale.auth.sealing import Sealer
+from onsale.catalog.lists import Carts
+from onsale.catalog.moves import Moves
 from onsale.catalog.offers import Offers
+from onsale.catalog.products import Products
 from onsale.catalog.sales import NewItem, NewSale, Policy, Sale, SaleBook, create_sale
+from onsale.catalog.vendors import Vendors
 from onsale.checkout.backlog import Backlog
 from onsale.checkout.completer import Completer, CompleterPolicy
 from onsale.checkout.flow import CheckoutFlow, Confirmation, FlowPolicy
 from onsale.checkout.inventory import Held, Inventory, ItemUnits, ShopSnapshot, ShopTerms
+from onsale.checkout.mover import StockMover
 from onsale.checkout.orders import OrderRow, Orders
 from onsale.checkout.ports import Method, PaymentProvider
 from onsale.checkout.providers import Guarded
@@ -139,6 +144,7 @@ class Checkout:
         provider = self.provider or Guarded(self.sandbox.client)
         self.guarded = provider
         providers = {"sandbox": Mortal(provider, self.fate, "charge", "find", "refund")}
+        products = Products(self.pool, Vendors(self.pool), StockMover(Moves(self.pool), self.inventory))
         self.flow = CheckoutFlow(
             book=self.book,
             inventory=Mortal(self.inventory, self.fate, "pin", "confirm", "decline", "fail", "refuse"),
@@ -148,6 +154,7 @@ class Checkout:
             sealer=self.sealer,
             passes=self.passes,
             offers=Offers(self.pool),
+            carts=Carts(self.pool, products),
             pass_times=self.pass_times,
             driver=f"web-{next(numbers)}",
             policy=self.policy,

@@ -63,6 +63,43 @@ async def test_ordered_paid_and_given_back(system, vendor):
     await free(system, cap, 5)
 
 
+async def cart_order(system, buyer, key, **more):
+    return await system.call("POST", "/v1/orders", {"cart": True, **more}, buyer, Idempotency_Key=key)
+
+
+async def test_the_whole_cart(system, vendor):
+    """All that it holds, once: the key answers the same order when the cart is empty, and when it was filled anew."""
+    buyer = await system.buyer()
+    hat, cap = await product(system, vendor), await product(system, vendor, amount=500)
+    assert (409, "cart_empty") == (await cart_order(system, buyer, "none")).problem()
+    for one, quantity in ((hat, 2), (cap, 1)):
+        put = await system.call("PUT", f"/v1/cart/items/{one}", {"quantity": quantity}, buyer)
+        assert put.status in (200, 201), put.body
+
+    held = await cart_order(system, buyer, "cart-1")
+    left = await system.call("GET", "/v1/cart", token=buyer)
+    await system.call("PUT", f"/v1/cart/items/{hat}", {"quantity": 2}, buyer)
+    again = await cart_order(system, buyer, "cart-1")
+    none = await cart_order(system, buyer, "none")
+
+    assert (201, 2_500) == (held.status, held.json["total"]["amount"])
+    assert {hat: 2, cap: 1} == {item["product"]: item["quantity"] for item in held.json["items"]}
+    assert [] == left.json["items"]
+    assert (201, held.json["order"], "true") == (
+        again.status, again.json["order"], again.headers["Idempotency-Replayed"],
+    )  # fmt: skip
+    assert 1 == len((await system.call("GET", "/v1/cart", token=buyer)).json["items"])
+    assert (409, "cart_empty", "true") == (*none.problem(), none.headers["Idempotency-Replayed"])
+
+
+@pytest.mark.parametrize("body", [{}, {"cart": False}, {"cart": True, "items": [{"product": "x", "quantity": 1}]}])
+async def test_items_or_the_cart(system, body):
+    """One of both."""
+    answer = await system.call("POST", "/v1/orders", body, await system.buyer(), Idempotency_Key=new_key())
+
+    assert (422, "invalid_request") == answer.problem()
+
+
 async def test_what_is_refused_and_kept(system, vendor):
     """Unknown, discontinued, too many, another total: nothing is held, and the same key says the same."""
     buyer = await system.buyer()
