@@ -428,6 +428,8 @@ async def test_in_a_flood_nobody_waits_long(system: System, known: list[str]) ->
 async def test_no_log_holds_a_secret(system: System, caplog: pytest.LogCaptureFixture) -> None:
     """A person's whole way, and every kind of refusal, with every field that is logged at all."""
     caplog.set_level(logging.INFO)
+    # What the recipient's mail server writes is not ours; it runs in this process, and whose log it is in is chance.
+    caplog.set_level(logging.CRITICAL, logger="mail.log")
     secrets = ["canary.person@example.com", "카나리아", "010-7777-8888", PASSWORD, "wrong-canary"]
     with structlog.testing.capture_logs() as logged:
         token = await system.person("canary.person@example.com", name="카나리아", phone="010-7777-8888")
@@ -449,7 +451,7 @@ async def test_no_log_holds_a_secret(system: System, caplog: pytest.LogCaptureFi
         await system.call("POST", "/v1/password-resets/confirmation", {"token": reset, "new": "short"})
         await system.call("PUT", "/v1/me/password", {"current": "wrong-canary", "new": "another 전차 eight"}, token)
         await system.call("DELETE", "/v1/me", token=token)
-    said = repr(logged) + "".join(each.getMessage() for each in caplog.records if each.name != "mail.log")
+    said = repr(logged) + "".join(each.getMessage() for each in caplog.records)
 
     for secret in (*secrets, token, key, code, reset, grant["access_token"], grant["refresh_token"]):
         assert secret not in said, secret
