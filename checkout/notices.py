@@ -19,11 +19,10 @@ from typing import Any
 import asyncpg
 import msgspec
 
-from onsale.auth.errors import StoreUnavailable
 from onsale.auth.requests import rfc3339
 from onsale.catalog.sales import SHOP
 from onsale.checkout.errors import NoticesExhausted
-from onsale.checkout.orders import AWAY, QUERY_TIMEOUT_S
+from onsale.checkout.orders import fetch
 from onsale.checkout.schemas import Money, NoticeReply
 from onsale.migrations.sql import load_queries
 
@@ -141,12 +140,7 @@ class NoticeBook:
         return items, items[-1].notice if len(rows) > limit else None
 
     async def _fetch(self, query: str, *args: Any) -> list[asyncpg.Record]:
-        try:
-            async with asyncio.timeout(QUERY_TIMEOUT_S):
-                rows: list[asyncpg.Record] = await self._pool.fetch(query, *args)
-        except AWAY as error:
-            raise StoreUnavailable from error
-        return rows
+        return await fetch(self._pool, query, *args)
 
 
 # What the carts of these accounts hold (account -> product -> units), and the units free of these products.

@@ -174,12 +174,17 @@ class Orders:
         return [order_row(row) for row in await self._fetch(query, owner, *bounds)]
 
     async def _fetch(self, query: str, *args: Any) -> list[asyncpg.Record]:
-        try:
-            async with asyncio.timeout(QUERY_TIMEOUT_S):
-                rows: list[asyncpg.Record] = await self._pool.fetch(query, *args)
-        except AWAY as error:
-            raise StoreUnavailable from error
-        return rows
+        return await fetch(self._pool, query, *args)
+
+
+async def fetch(pool: asyncpg.Pool, query: str, *args: Any) -> list[asyncpg.Record]:
+    """Rows, within the time that one look-up may take. Raises StoreUnavailable when Postgres is away or too slow."""
+    try:
+        async with asyncio.timeout(QUERY_TIMEOUT_S):
+            rows: list[asyncpg.Record] = await pool.fetch(query, *args)
+    except AWAY as error:
+        raise StoreUnavailable from error
+    return rows
 
 
 def order_row(row: Mapping[str, Any]) -> OrderRow:
