@@ -12,7 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
-from playwright.async_api import BrowserContext, Page
+from axe_playwright_python.async_playwright import Axe
+from playwright.async_api import BrowserContext, Page, ViewportSize
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -22,6 +23,8 @@ MARKS = [
     pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium, which no Python package brings"),
 ]
 ONSALE = str(Path(sys.executable).parent / "onsale")
+WIDE: ViewportSize = {"width": 1280, "height": 900}
+PHONE: ViewportSize = {"width": 390, "height": 844}
 READY_WITHIN_S = 60
 SALE = """[sale]
 id = "walk"
@@ -99,3 +102,20 @@ async def keep_picture(page: Page, name: str) -> None:
     """For a person to look at, where a folder for pictures is named."""
     if folder := os.environ.get("PICTURES"):
         await page.screenshot(path=f"{folder}/{name}.png", full_page=True)
+
+
+async def faults_of(page: Page, name: str) -> list[str]:
+    """What a machine can judge of a page, wide and on a phone: whom axe sees kept out, and what is wider than the
+    screen. The page is left at the phone's width."""
+    found = []
+    for screen in (WIDE, PHONE):
+        await page.set_viewport_size(screen)
+        await keep_picture(page, f"{name}-{screen['width']}")
+        if (width := await page.evaluate("document.documentElement.scrollWidth")) > screen["width"]:
+            found.append(f"{name}: {width} px wide on a screen of {screen['width']}")
+        judged = await Axe().run(page)
+        found += [
+            f"{name} at {screen['width']}: {fault['id']}: {fault['nodes'][0]['html'][:200]}"
+            for fault in judged.response["violations"]
+        ]
+    return found
