@@ -18,15 +18,17 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from bench.faults import report
-from bench.faults.rows import ROWS, SMOKE, Result, Scale, run_row
+from bench.faults.rows import ROWS, SMOKE, Result, run_row
+from bench.faults.scale import Scale
 
 SMOKE_SCALE = Scale(buyers=70, units=40, rate=6.0, every_s=1.0, lasts_s=2.0, patience_s=100.0)
 
 
-async def run(names: Sequence[str], scale: Scale, seed: int, *, keep: bool) -> bool:
+async def run(names: Sequence[str], scale: Scale, seed: int, asked: Mapping[str, Any], *, keep: bool) -> bool:
     """These rows, one after the other; True when all promises were kept."""
     # Ended from outside, a trial takes what it started with it.
     task = asyncio.current_task()
@@ -34,7 +36,7 @@ async def run(names: Sequence[str], scale: Scale, seed: int, *, keep: bool) -> b
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     is_whole = True
     for name in names:
-        result = await run_row(ROWS[name], scale, seed)
+        result = await run_row(ROWS[name], scale, seed, asked)
         print(line(result), flush=True)
         is_whole = is_whole and not result.broken
         if keep:
@@ -73,9 +75,9 @@ def main() -> None:
         report.write()
         return
     given = {f.name: getattr(asked, f.name) for f in dataclasses.fields(Scale) if getattr(asked, f.name) is not None}
-    scale = dataclasses.replace(SMOKE_SCALE if asked.smoke else Scale(), **given)
+    scale = SMOKE_SCALE if asked.smoke else Scale()
     names = asked.rows or (SMOKE if asked.smoke else ROWS)
-    sys.exit(0 if asyncio.run(run(tuple(names), scale, asked.seed, keep=asked.keep)) else 1)
+    sys.exit(0 if asyncio.run(run(tuple(names), scale, asked.seed, given, keep=asked.keep)) else 1)
 
 
 if __name__ == "__main__":

@@ -66,7 +66,6 @@ place. Nobody lost a unit, a place or money in any of them; the rows and the jud
 - The target of one full run (300 kills, 30 power cuts, 30 failovers, 10 total losses, 1,000,000 requests) is the sum of
   the runs above only as far as the first table says; runs are small, the machine that ran them had two busy cores.
 - Postgres is kept away for seconds here, not ten minutes; stops last seconds, not sixty (`--lasts-s 60`).
-- The last unit is tried with hundreds of buyers at a time (`--buyers 10000`), the storm with 2,000 holds, not 100,000.
 - In a rolling restart no confirmation was left without an answer; some polls were (connections cut while a process
   stops), and were asked again.
 - There is no deterministic simulation of stores and network yet: interleavings are those of real processes.

@@ -8,7 +8,7 @@ import dataclasses
 import random
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,28 +16,13 @@ from bench.crowd import Habits, Log, run_crowd
 from bench.faults import crowding, pooler, strikes, verdict
 from bench.faults.bystanders import Bystanders
 from bench.faults.power import NoCompiler, shim
+from bench.faults.scale import Scale
 from bench.faults.strikes import Strike, Trial, heal
 from bench.faults.world import Parts, World, world
 from onsale.checkout.record.recorder import CRASH_POINTS
 
 # What an audit finds in the middle of a change is looked at again for this long.
 DRAINED_WITHIN_S = 45.0
-
-
-@dataclass(frozen=True)
-class Scale:
-    """How large one row is. `lasts_s`: the longest that one stop, partition or absence lasts."""
-
-    buyers: int = 240
-    units: int = 160
-    rate: float = 8.0
-    sales: int = 1
-    every_s: float = 1.5
-    lasts_s: float = 5.0
-    patience_s: float = 240.0
-    # People who only wait, and how often a second they poll, together.
-    bystanders: int = 100
-    polls_per_s: float = 500.0
 
 
 @dataclass(frozen=True)
@@ -52,9 +37,7 @@ class Row:
     must_sell: bool = True
     # Strikes are this many times further apart than the scale says.
     rarer: float = 1.0
-    # The longest that one strike lasts, where the scale's does not fit.
-    lasts_s: float | None = None
-    # What of the scale is otherwise in this row.
+    # What of the scale is otherwise in this row, where nobody asks for more.
     scale: dict[str, Any] = field(default_factory=dict)
     # The strike comes to its own end, and is waited for.
     has_an_end: bool = False
@@ -95,16 +78,16 @@ class Result:
     notes: dict[str, Any] = field(default_factory=dict)
 
 
-async def run_row(row: Row, scale: Scale, seed: int) -> Result:
-    """One row, judged."""
+async def run_row(row: Row, scale: Scale, seed: int, asked: Mapping[str, Any] | None = None) -> Result:
+    """One row, judged. What is `asked` of the scale goes above the row's own."""
     result = Result(row.name, row.how, seed)
     if (reason := row.skipped()) is not None:
         result.skipped = reason
         return result
     began = time.monotonic()
-    scale = dataclasses.replace(scale, **row.scale)
+    scale = dataclasses.replace(scale, **{**row.scale, **(asked or {})})
     async with world(row.parts) as one:
-        trial = Trial(one, random.Random(seed), scale.every_s * row.rarer, row.lasts_s or scale.lasts_s)
+        trial = Trial(one, random.Random(seed), scale.every_s * row.rarer, scale)
         tokens = await one.tokens(scale.buyers)
         sales = [f"{row.name}-{seed}-{number + 1}" for number in range(scale.sales)]
         logs = [await _sale(trial, row, scale, sale, tokens, result) for sale in sales]
@@ -232,21 +215,22 @@ ROWS = {
             WITH_SHIMS, rarer=3),
         Row("power-machine", "power cut of everything at once", strikes.power("all"), WITH_SHIMS, rarer=8),
         Row("failover-shop", "replica stalled 0–3 s, primary killed, replica promoted", strikes.failover("shop"),
-            Parts(links="store"), rarer=2, lasts_s=3.0),
+            Parts(links="store"), rarer=2, scale={"lasts_s": 3.0}),
         Row("failover-line", "replica stalled 0–3 s, primary killed, replica promoted", strikes.failover("line"),
-            Parts(links="store"), rarer=6, lasts_s=3.0),
+            Parts(links="store"), rarer=6, scale={"lasts_s": 3.0}),
         Row("flushall", "FLUSHALL of shop and line in turn", strikes.flush_all("shop", "line"), rarer=6),
         Row("older-file", "an older append-only file restored, of shop and line in turn",
             strikes.older_file("shop", "line"), rarer=6),
-        Row("postgres-away", "Postgres killed and kept away", strikes.away("postgres"), rarer=4, lasts_s=15.0),
+        Row("postgres-away", "Postgres killed and kept away", strikes.away("postgres"), rarer=4,
+            scale={"lasts_s": 15.0}),
         Row("partition-silent", "each process–store pair in turn: connected and silent",
-            strikes.partition(silent=True), Parts(links="pair"), lasts_s=4.0),
+            strikes.partition(silent=True), Parts(links="pair"), scale={"lasts_s": 4.0}),
         Row("partition-refused", "each process–store pair in turn: connections reset",
-            strikes.partition(silent=False), Parts(links="pair"), lasts_s=4.0),
+            strikes.partition(silent=False), Parts(links="pair"), scale={"lasts_s": 4.0}),
         Row("script-flush", "SCRIPT FLUSH ten times a second on both servers", strikes.script_flush),
         Row("memory-full", "maxmemory reached, on shop and line in turn", strikes.memory_full("shop", "line"), rarer=2),
         Row("disk-full", "ENOSPC on every write, on shop, line and Postgres in turn",
-            strikes.disk_full("shop", "line", "postgres"), WITH_SHIMS, rarer=2, lasts_s=3.0),
+            strikes.disk_full("shop", "line", "postgres"), WITH_SHIMS, rarer=2, scale={"lasts_s": 3.0}),
         Row("fsync-slow", "each fsync of every store 200 ms longer", strikes.slow_disks, WITH_SHIMS),
         Row("clock-processes", "clocks of web, admitter, flusher, worker jump by up to an hour, both ways",
             strikes.clocks(MOVED, (-3600, -60, 60, 3600)), WITH_SHIMS),
@@ -266,10 +250,10 @@ ROWS = {
         Row("join-flood", "300 joins a second of another sale beside the checkout", crowding.join_flood),
         Row("last-unit", "one unit, everyone at once, again and again", crowding.nothing,
             habits=Habits(arrive_s=0.5), scale={"units": 1, "rate": 5000.0, "buyers": 1000, "sales": 5}),
-        Row("expiry-storm", "2,000 holds lapse in one instant while some of them are being paid",
-            crowding.expiry_storm(2_000), has_an_end=True),
+        Row("expiry-storm", "thousands of holds lapse in one instant while some of them are being paid",
+            crowding.expiry_storm, has_an_end=True),
         Row("cluster", "on a Redis Cluster of 3 masters and 3 replicas; masters die, replicas take over",
-            strikes.masters, Parts(cluster=True), rarer=6, lasts_s=6.0),
+            strikes.masters, Parts(cluster=True), rarer=6, scale={"lasts_s": 6.0}),
         Row("pgbouncer", "everything behind PgBouncer in transaction mode; SIGKILL of processes and of Postgres",
             strikes.together(strikes.kill("web", "admitter", "flusher", "worker"), strikes.kill("postgres")),
             Parts(pooler=True), rarer=3),

@@ -22,6 +22,7 @@ from bench.faults import cluster
 from bench.faults.failover import Standby
 from bench.faults.kept import Kept
 from bench.faults.power import cut_redis
+from bench.faults.scale import Scale
 from bench.faults.world import World
 
 STUCK_S = 5.0
@@ -33,9 +34,9 @@ class Trial:
 
     world: World
     chance: random.Random
-    # Between two strikes, and the longest that one lasts.
+    # Between two strikes of this row.
     every_s: float
-    lasts_s: float
+    scale: Scale
     counts: Counter[str] = field(default_factory=Counter)
     notes: dict[str, Any] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
@@ -45,7 +46,7 @@ class Trial:
 
     async def last(self, shortest: float = 0.3) -> None:
         """For as long as one strike lasts."""
-        await asyncio.sleep(self.chance.uniform(shortest * self.lasts_s, self.lasts_s))
+        await asyncio.sleep(self.chance.uniform(shortest * self.scale.lasts_s, self.scale.lasts_s))
 
     def one(self, kind: str) -> Kept | None:
         """A living process or store of that kind."""
@@ -183,7 +184,7 @@ def failover(*stores: str) -> Strike:
                 await standbys[name].attach()
                 await trial.pause()
                 trial.counts[f"failover {name}"] += 1
-                await _whole(standbys[name].fail(trial.chance.uniform(0, trial.lasts_s)))
+                await _whole(standbys[name].fail(trial.chance.uniform(0, trial.scale.lasts_s)))
         finally:
             for standby in standbys.values():
                 await standby.close()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from bench.faults.rows import ROWS, Scale, run_row
+from bench.faults.rows import ROWS, run_row
+from bench.faults.scale import Scale
 from onsale.checkout.record.recorder import CRASH_POINTS
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(240)]
