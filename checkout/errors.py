@@ -37,6 +37,13 @@ class ReservationOpen(CheckoutError):
 
 
 @dataclass
+class TooManyDrops(CheckoutError):
+    """You held units several times without buying them: wait before you reserve again."""
+
+    retry_after_s: int = 1
+
+
+@dataclass
 class PriceChanged(CheckoutError):
     """The price is not the one you expected."""
 

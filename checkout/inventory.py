@@ -44,6 +44,7 @@ from onsale.checkout.errors import (
     SaleNotOpen,
     ShopRecovering,
     SoldOut,
+    TooManyDrops,
 )
 from onsale.checkout.record.events import Announcement, AttemptDoc, OrderDoc
 from onsale.checkout.snapshot import ItemUnits, LiveOrder, ShopSnapshot, ShopTerms, steps, units_of
@@ -215,11 +216,15 @@ class Inventory:
     async def reserve(self, keys: ShopKeys, item: Reserve) -> Held:
         """Hold every unit of an order, or none. The same buyer and key again answer the same, refusals of business
         included (`is_replay`). Raises IdempotencyKeyReused, SaleNotOpen, RecordBehind, PassExpired, PassRevoked,
-        PassSpent, ReservationOpen, PurchaseLimitReached, ProductUnknown, ProductUnavailable, PriceChanged, SoldOut."""
+        PassSpent, ReservationOpen, TooManyDrops, PurchaseLimitReached, ProductUnknown, ProductUnavailable,
+        PriceChanged, SoldOut."""
         assert item.refusal or (item.items and len({product for product, _ in item.items}) == len(item.items))
         reply, row = await self._batched("reserve", keys, item)
         if reply is not Reply.OK:
-            raise _refusal(reply, unknown=ProductUnknown, is_replay=bool(row and row[0]))
+            refused = _refusal(reply, unknown=ProductUnknown, is_replay=bool(row and row[0]))
+            if isinstance(refused, TooManyDrops):
+                refused.retry_after_s = -(-row[1] // 1000)
+            raise refused
         order, rev, expires_at_ms, doc, is_replay, event_id = row
         return Held(order.decode(), rev, expires_at_ms, doc or item.doc, bool(is_replay), event_id.decode())
 
@@ -468,6 +473,7 @@ REFUSALS: Mapping[Reply, type[Exception]] = {
     Reply.PASS_SPENT: PassSpent,
     Reply.LIMIT_REACHED: PurchaseLimitReached,
     Reply.RESERVATION_OPEN: ReservationOpen,
+    Reply.TOO_MANY_DROPS: TooManyDrops,
     Reply.KEY_REUSED: IdempotencyKeyReused,
     Reply.RECORD_BEHIND: RecordBehind,
     Reply.PRICE_CHANGED: PriceChanged,

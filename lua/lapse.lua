@@ -26,7 +26,7 @@ local function decide(id)
   local order = read_packed(orders, id)
   -- Not one that holds: a member left behind would be met at the head of the list for ever.
   if not order or order[STATE] ~= "reserved" then return nil, {id = id} end
-  return nil, plan_ending(id, order, "held", "free", -quantity_of(order[ITEMS]), 0)
+  return nil, plan_drop(plan_ending(id, order, "held", "free", -quantity_of(order[ITEMS]), 0), now_ms)
 end
 
 local expired = 0

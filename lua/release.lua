@@ -1,5 +1,5 @@
 --[[ Give reservations up: units free again, turn and pass stay. Safe to repeat. Works with memory full.
-  KEYS[1] meta      hash    whose keys these are
+  KEYS[1] meta      hash    whose keys these are, hold_ttl_ms
   KEYS[2] stock     hash    units by product and counter
   KEYS[3] holds     zset    score = expires_at_ms, member = order
   KEYS[4] orders    hash    order -> packed order
@@ -17,7 +17,8 @@ local buyers, turns, ended, holdings = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 -- include: ending
 local items = cmsgpack.unpack(ARGV[1])
 if not is_registered(meta) then return all_answer(items, RECOVERING) end
-if not has_types(stock, "hash", holds, "zset", orders, "hash", buyers, "hash", turns, "hash", ended, "zset",
+local hold_ttl_ms = tonumber(redis.call("HGET", meta, "hold_ttl_ms") or nil)
+if not hold_ttl_ms or not has_types(stock, "hash", holds, "zset", orders, "hash", buyers, "hash", turns, "hash", ended, "zset",
   holdings, "stream") then
   return all_answer(items, CORRUPT)
 end
@@ -33,7 +34,10 @@ local function decide(item)
   end
   if order[STATE] == "expired" then return {ORDER_EXPIRED} end
   if order[STATE] ~= "reserved" then return {STATE_CONFLICT} end
-  return nil, plan_ending(id, order, "held", "free", -quantity_of(order[ITEMS]), 0)
+  local plan = plan_ending(id, order, "held", "free", -quantity_of(order[ITEMS]), 0)
+  -- Given up at once is a change of mind; given up when most of the time is over is a lapse by another name.
+  if 2 * (now_ms - order[RESERVED_AT]) < hold_ttl_ms then return nil, plan end
+  return nil, plan_drop(plan, now_ms)
 end
 
 local function write(plan)

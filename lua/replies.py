@@ -36,3 +36,4 @@ class Reply(IntEnum):
     PRICE_CHANGED = 25
     UNAVAILABLE = 26
     CART_EMPTY = 27
+    TOO_MANY_DROPS = 28

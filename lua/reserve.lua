@@ -18,6 +18,7 @@
     | {2} not open | {4} sold out | {7} no such product | {10} pass expired | {11} revoked | {12} spent
     | {13} limit reached | {14} reservation open | {25} price changed | {26} not sold now | {27} the cart is empty,
       each with is_replay
+    | {28, 0, wait_ms} held and did not buy too often
     | {15} key used with another body | {16} record behind | {1} recovering | {22} corrupt    Events: reserved ]]
 -- include: guard
 -- include: shop
@@ -104,6 +105,15 @@ local function refusal_by_pass(item, turn)
   if turn[TURN_OPEN] ~= "" then return RESERVATION_OPEN end
 end
 
+-- Whoever holds and does not buy keeps units from those who would: after the second time they wait as long as a hold
+-- lives before they may hold again, and twice as long after each further one.
+local DROPS_FREE, WAIT_DOUBLED_MAX = 2, 3
+local function wait_ms_of(buyer)
+  local drops = buyer[BUYER_DROPS] or 0
+  if drops < DROPS_FREE then return 0 end
+  return buyer[BUYER_DROPPED_AT] + hold_ttl_ms * 2 ^ math.min(drops - DROPS_FREE, WAIT_DOUBLED_MAX) - now_ms
+end
+
 local function refusal_by_stock(things)
   for _, thing in ipairs(things) do
     local free = units_of(thing[1] .. ":free")
@@ -117,6 +127,7 @@ local function refusal_of(item, buyer, turn)
   local by_pass = pass_required and refusal_by_pass(item, turn)
   if by_pass then return by_pass end
   if buyer[BUYER_OPEN] ~= "" then return RESERVATION_OPEN end
+  if wait_ms_of(buyer) > 0 then return TOO_MANY_DROPS end
   if buyer[BUYER_HELD] + buyer[BUYER_BOUGHT] + quantity_of(item[5]) > limit then return LIMIT_REACHED end
   return refusal_by_stock(item[5])
 end
@@ -163,6 +174,8 @@ local function decide(item)
   if record_behind then return {refusal = RECORD_BEHIND} end
   local buyer, turn = value_of("buyers", item[2], {0, 0, ""}), value_of("turns", item[3], {"open", ""})
   local refusal = item[9] ~= 0 and item[9] or refusal_of(item, buyer, turn)
+  -- Over by itself: its key may still answer otherwise.
+  if refusal == TOO_MANY_DROPS then return {refusal = refusal, wait_ms = wait_ms_of(buyer)} end
   if refusal and not may_remember(item[2]) then return {refusal = refusal} end
   local entry = {item[7], refusal or OK}
   if not refusal then
@@ -224,7 +237,7 @@ local function write_fresh()
 end
 
 local function answer_of(decision)
-  if decision.refusal then return {decision.refusal, 0} end
+  if decision.refusal then return {decision.refusal, 0, decision.wait_ms} end
   local entry, is_replay = decision.entry, decision.is_replay
   if entry[ENTRY_REPLY] ~= OK then return {entry[ENTRY_REPLY], is_replay} end
   local doc = is_replay == 1 and redis.call("HGET", docs, entry[ENTRY_ORDER]) or ""

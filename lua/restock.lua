@@ -28,12 +28,7 @@ local function write(plan)
   -- First, because it grows: with memory full Redis refuses it, and nothing has happened.
   redis.call("SADD", moves, plan.move)
   redis.call("HSET", stock, unpack(plan.units))
-  local buyer = plan.buyer
-  if buyer and buyer[BUYER_HELD] == 0 and buyer[BUYER_BOUGHT] == 0 and buyer[BUYER_OPEN] == "" then
-    redis.call("HDEL", buyers, plan.name)
-  elseif buyer then
-    write_packed(buyers, plan.name, buyer)
-  end
+  if plan.buyer then write_buyer(buyers, plan.name, plan.buyer) end
   return {OK, 0}
 end
 

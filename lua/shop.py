@@ -312,7 +312,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "move_stock": ("meta", "stock", "moves"),
     "restock": ("meta", "stock", "moves", "buyers"),
     "announce": ("meta", "money", "holdings", "verdicts"),
-    "forget": ("meta", "orders", "docs", "turns", "keys", "ended", "closings"),
+    "forget": ("meta", "orders", "docs", "turns", "keys", "ended", "closings", "buyers"),
     "shop_terms": ("meta",),
     "shop_standing": ("meta",),
     "shop_load": STORED,

@@ -111,6 +111,7 @@ PROBLEMS: Mapping[type[BaseException], Problem] = {
     checkout.SoldOut: Problem(409, "sold_out"),
     checkout.PurchaseLimitReached: Problem(409, "purchase_limit_reached"),
     checkout.ReservationOpen: Problem(409, "reservation_open"),
+    checkout.TooManyDrops: Problem(429, "too_many_drops", 60),
     checkout.PriceChanged: Problem(409, "price_changed"),
     checkout.OrderUnknown: Problem(404, "order_unknown"),
     checkout.OrderExpired: Problem(409, "order_expired"),
@@ -226,7 +227,7 @@ def problem_body(problem: Problem, *, language: Language, request_id: str) -> di
 
 
 def _retry_after_s(error: BaseException, problem: Problem) -> int | None:
-    if isinstance(error, auth.TooManyRequests):
+    if isinstance(error, auth.TooManyRequests | checkout.TooManyDrops):
         return max(1, min(error.retry_after_s, RETRY_AFTER_MAX_S))
     return problem.retry_after_s
 

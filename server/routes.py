@@ -79,14 +79,15 @@ ORDER_FILTERS = (
 RESERVE_PROBLEMS = (
     catalog_errors.SaleUnknown,
     checkout_errors.PassExpired, checkout_errors.PassRevoked, checkout_errors.PassSpent, checkout_errors.SoldOut,
-    checkout_errors.PurchaseLimitReached, checkout_errors.ReservationOpen, checkout_errors.PriceChanged,
+    checkout_errors.PurchaseLimitReached, checkout_errors.ReservationOpen, checkout_errors.TooManyDrops,
+    checkout_errors.PriceChanged,
     checkout_errors.SaleNotOpen, checkout_errors.ProductUnknown, checkout_errors.ShopRecovering,
     checkout_errors.RecordBehind,
 )  # fmt: skip
 ORDER_PROBLEMS = (
-    checkout_errors.SoldOut, checkout_errors.ReservationOpen, checkout_errors.PriceChanged,
-    checkout_errors.ProductUnknown, checkout_errors.ProductUnavailable, checkout_errors.ShopRecovering,
-    checkout_errors.RecordBehind,
+    checkout_errors.SoldOut, checkout_errors.ReservationOpen, checkout_errors.TooManyDrops,
+    checkout_errors.PriceChanged, checkout_errors.ProductUnknown, checkout_errors.ProductUnavailable,
+    checkout_errors.ShopRecovering, checkout_errors.RecordBehind,
 )  # fmt: skip
 CONFIRM_PROBLEMS = (
     checkout_errors.OrderUnknown, checkout_errors.OrderExpired, checkout_errors.OrderStateConflict,

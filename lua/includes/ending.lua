@@ -5,6 +5,8 @@ local function plan_ending(id, order, from, to, held, bought)
   local buyer = read_packed(buyers, order[BUYER]) or {0, 0, ""}
   buyer[BUYER_HELD] = buyer[BUYER_HELD] + held
   buyer[BUYER_BOUGHT] = buyer[BUYER_BOUGHT] + bought
+  -- Whoever buys has not come to keep things from others.
+  if bought > 0 then buyer[BUYER_DROPS], buyer[BUYER_DROPPED_AT] = nil, nil end
   assert(buyer[BUYER_HELD] >= 0)
   if buyer[BUYER_OPEN] == id then buyer[BUYER_OPEN] = "" end
   local turn = order[TURN] ~= "" and (read_packed(turns, order[TURN]) or {"open", ""}) or nil
@@ -12,12 +14,10 @@ local function plan_ending(id, order, from, to, held, bought)
   return {id = id, order = order, units = moved_units(stock, order[ITEMS], from, to), buyer = buyer, turn = turn}
 end
 
-local function write_buyer(name, buyer)
-  if buyer[BUYER_HELD] == 0 and buyer[BUYER_BOUGHT] == 0 and buyer[BUYER_OPEN] == "" then
-    redis.call("HDEL", buyers, name)
-  else
-    write_packed(buyers, name, buyer)
-  end
+-- Note in a planned ending that units were kept from others and not bought.
+local function plan_drop(plan, now_ms)
+  plan.buyer[BUYER_DROPS], plan.buyer[BUYER_DROPPED_AT] = (plan.buyer[BUYER_DROPS] or 0) + 1, now_ms
+  return plan
 end
 
 -- A turn that is open and has no order says nothing that its absence does not.
@@ -34,7 +34,8 @@ local function write_ending(plan, state, event, now_ms)
   local order = plan.order
   order[STATE], order[EVENT] = state, event
   if #plan.units > 0 then redis.call("HSET", stock, unpack(plan.units)) end
-  write_buyer(order[BUYER], plan.buyer)
+  write_buyer(buyers, order[BUYER], plan.buyer)
+  if plan.buyer[BUYER_DROPS] then redis.call("ZADD", ended, now_ms, "b|" .. order[BUYER]) end
   if plan.turn then write_turn(order[TURN], plan.turn) end
   redis.call("ZADD", ended, now_ms, plan.id)
   write_packed(orders, plan.id, order)

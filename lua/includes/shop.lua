@@ -3,11 +3,14 @@
 local OK, RECOVERING, NOT_OPEN, SOLD_OUT, UNKNOWN, STALE = 0, 1, 2, 4, 7, 9
 local PASS_EXPIRED, PASS_REVOKED, PASS_SPENT, LIMIT_REACHED, RESERVATION_OPEN = 10, 11, 12, 13, 14
 local KEY_REUSED, RECORD_BEHIND, ORDER_EXPIRED, STATE_CONFLICT, NOT_YOURS, CORRUPT = 15, 16, 17, 18, 20, 22
+local TOO_MANY_DROPS = 28
 
 -- Positions in a packed order, in each of its attempts, in a packed buyer and turn: `lua/shop.py` has the same.
 local STATE, REV, BUYER, TURN, ITEMS, RESERVED_AT, EXPIRES_AT, KEY, EVENT, ATTEMPTS = 1, 2, 3, 4, 5, 6, 7, 8, 9, 10
 local TRY_ID, TRY_KEY, TRY_DIGEST, TRY_EVENT, TRY_OUTCOME, TRY_REASON, TRY_END_EVENT, TRY_END_REV = 1, 2, 3, 4, 5, 6, 7, 8
 local BUYER_HELD, BUYER_BOUGHT, BUYER_OPEN = 1, 2, 3
+-- Only where there are any: orders held and not paid since the last purchase, and when the last of them ended.
+local BUYER_DROPS, BUYER_DROPPED_AT = 4, 5
 local TURN_STATE, TURN_OPEN = 1, 2
 
 -- Whether each key has its type or does not exist. Takes key, type, key, type, …
@@ -52,6 +55,16 @@ end
 
 local function write_packed(key, field, value)
   redis.call("HSET", key, field, cmsgpack.pack(value))
+end
+
+-- A buyer who holds, bought and dropped nothing says nothing that its absence does not.
+local function write_buyer(buyers, name, buyer)
+  local is_idle = buyer[BUYER_HELD] == 0 and buyer[BUYER_BOUGHT] == 0 and buyer[BUYER_OPEN] == ""
+  if is_idle and not buyer[BUYER_DROPS] then
+    redis.call("HDEL", buyers, name)
+  else
+    write_packed(buyers, name, buyer)
+  end
 end
 
 local function read_units(stock, field)

@@ -111,12 +111,16 @@ async def test_the_caretaker_puts_terms_in_force(shop: Shop) -> None:
 
 
 async def test_the_caretaker_forgets_what_is_old_and_recorded(shop: Shop) -> None:
-    """An order that ended over a day ago goes with its document, key and turn once its event is recorded, not before;
-    what was bought is still counted."""
+    """An order that ended over a day ago goes with its document, key and turn once its event is recorded, not before,
+    and so does that its buyer dropped it; what was bought is still counted."""
     order, attempt = await shop.pinned("ann", turn="turn-x")
     confirmed = await shop.inventory.confirm(KEYS, order, attempt)
     await shop.open_more(hat=-5)
     await shop.refused("bob", {"hat": 1})
+    dropped = await shop.reserve("cat")
+    await shop.age(dropped.order, 600_000)
+    await shop.inventory.lapse(KEYS, 1)
+    await shop.inventory.announce(KEYS, "holdings", "0-0", "9999999999999-0")
     await shop.redis.zadd(KEYS.ended, dict.fromkeys(await shop.redis.zrange(KEYS.ended, 0, -1), 1))
     caretaker = Caretaker(shop.inventory, BookStub(SaleStub(KEYS.sale)))
 

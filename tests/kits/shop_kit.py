@@ -98,6 +98,12 @@ class Shop:
         raw[6] -= by_ms
         await self.redis.hset(self.keys.orders, order, msgspec.msgpack.encode(raw))
 
+    async def let_pass(self, buyer: str, by_ms: int) -> None:
+        """Make the last order that a buyer held and did not pay older than it is."""
+        figures = msgspec.msgpack.decode(await self.redis.hget(self.keys.buyers, buyer))
+        figures[4] -= by_ms
+        await self.redis.hset(self.keys.buyers, buyer, msgspec.msgpack.encode(figures))
+
     async def units(self, product: str = "jacket") -> dict[str, int]:
         """Counters of an item that are not zero."""
         values = await self.redis.hmget(self.keys.stock, [f"{product}:{counter}" for counter in COUNTERS])
