@@ -15,8 +15,8 @@ from onsale.migrations.sql import load_queries
 
 SQL = load_queries("onsale.catalog", "lists.sql")
 
-# As many as one order may hold.
-CART_MAX: Final = 100
+# As many as one order may hold: a cart can be ordered whole.
+CART_MAX: Final = 50
 
 
 class StockFigures(Protocol):
@@ -101,9 +101,10 @@ class Carts:
         """One product, or all of them; again is the same."""
         await self._pool.execute(SQL.cart_delete, account, product)
 
-    async def take(self, account: str, ordered: Mapping[str, int]) -> None:
-        """What was ordered is in the cart no more; of what was changed meanwhile, the change stays."""
-        await self._pool.execute(SQL.cart_take, account, list(ordered), list(ordered.values()))
+    async def take(self, account: str, order: str, ordered: Mapping[str, int]) -> None:
+        """What was ordered is in the cart no more, unless its order ends unbought; of what was changed meanwhile, the
+        change stays."""
+        await self._pool.execute(SQL.cart_take, account, list(ordered), list(ordered.values()), order)
 
     async def tick(self) -> int:
         """Forget what nobody touched for three days; how many items."""

@@ -25,9 +25,10 @@ SELECT pg_advisory_xact_lock(hashtextextended('onsale cart ' || $1, 0));
 -- So many units, whatever there were. No row back: the cart holds too many products.
 INSERT INTO cart_items (account, product, quantity)
 SELECT $1, $2, $3
- WHERE EXISTS (SELECT FROM cart_items WHERE account = $1 AND product = $2)
-    OR (SELECT count(*) FROM cart_items WHERE account = $1 AND touched_at > now() - interval '3 days') < $4
-ON CONFLICT (account, product) DO UPDATE SET quantity = excluded.quantity, touched_at = now()
+ WHERE EXISTS (SELECT FROM cart_now WHERE account = $1 AND product = $2)
+    OR (SELECT count(*) FROM cart_now WHERE account = $1) < $4
+ON CONFLICT (account, product)
+DO UPDATE SET quantity = excluded.quantity, touched_at = now(), order_id = NULL, taken_at = NULL
 RETURNING quantity;
 
 -- cart_delete --
@@ -35,20 +36,20 @@ RETURNING quantity;
 DELETE FROM cart_items WHERE account = $1 AND ($2::text IS NULL OR product = $2);
 
 -- cart_take --
--- These products out of the cart, where it holds as many of them as were ordered.
-DELETE FROM cart_items
- WHERE account = $1 AND (product, quantity) IN (SELECT * FROM unnest($2::text[], $3::int[]));
+-- These products out of the cart for as long as their order stands, where it holds as many of them as were ordered.
+UPDATE cart_items SET order_id = $4, taken_at = now()
+ WHERE account = $1 AND product IN (SELECT product FROM cart_now WHERE account = $1)
+   AND (product, quantity) IN (SELECT * FROM unnest($2::text[], $3::int[]));
 
 -- cart_of --
 -- What a cart holds and when each item ends, oldest first.
 SELECT product, quantity, (extract(epoch FROM touched_at + interval '3 days') * 1000)::bigint AS ends_at_ms
-  FROM cart_items WHERE account = $1 AND touched_at > now() - interval '3 days'
+  FROM cart_now WHERE account = $1
  ORDER BY added_at, product;
 
 -- carts_held --
 -- What the carts of these accounts hold.
-SELECT account, product, quantity FROM cart_items
- WHERE account = ANY($1::text[]) AND touched_at > now() - interval '3 days';
+SELECT account, product, quantity FROM cart_now WHERE account = ANY($1::text[]);
 
 -- carts_forget --
 -- Items that nobody touched for three days.

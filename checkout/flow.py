@@ -57,7 +57,7 @@ from onsale.checkout.orders import Orders
 from onsale.checkout.ports import Carts, Offers, PassTimes, PaymentProvider
 from onsale.checkout.record.events import OrderDoc
 from onsale.checkout.record.watermark import RECORDED, RecordFeed, VerdictKind
-from onsale.checkout.schemas import AmendRequest, ItemRequest, OrderRequest, PaymentRequest, ReserveRequest
+from onsale.checkout.schemas import ITEMS_MAX, AmendRequest, ItemRequest, OrderRequest, PaymentRequest, ReserveRequest
 from onsale.checkout.settling import Claim, Settler, Shop
 from onsale.checkout.snapshot import units_of
 from onsale.checkout.states import OrderState
@@ -193,17 +193,20 @@ class CheckoutFlow:
 
     async def _order_cart(self, shop: Sale, admission: Pass, request: OrderRequest, key: str) -> Held:
         """The key stands for the question, not for what the cart held: asked again, when the cart is another or none,
-        it answers the same order. What is reserved leaves the cart; giving the order up does not bring it back."""
+        it answers the same order. What is reserved leaves the cart, and is back in it when the order ends unbought."""
         digest = body_digest(request)
         held = await self._carts.items(admission.buyer)
         if not held:
             return await self._refuse(shop, admission, key, digest, CartEmpty())
+        if len(held) > ITEMS_MAX:
+            # Filled before carts were as small as orders.
+            raise InvalidRequest(Flaw("#/cart", "out_of_range", f"an order takes at most {ITEMS_MAX} products"))
         items = tuple(ItemRequest(item.product, item.quantity) for item in held)
         wanted = ReserveRequest(items, request.address, request.expected_total)
         order = await self._reserve(shop, admission, wanted, key, digest)
         if not order.is_replay:
             # Killed before this, the cart holds it still, and a second order is refused while the first is open.
-            await self._carts.take(admission.buyer, {item.product: item.quantity for item in items})
+            await self._carts.take(admission.buyer, order.order, {item.product: item.quantity for item in items})
         return order
 
     async def _reserve(self, sale: Sale, admission: Pass, request: ReserveRequest, key: str, digest: str) -> Held:

@@ -126,8 +126,8 @@ class Carts(Protocol):
         """What the cart holds now."""
         ...
 
-    async def take(self, account: str, ordered: Mapping[str, int]) -> None:
-        """What was ordered is in the cart no more; what was changed meanwhile stays."""
+    async def take(self, account: str, order: str, ordered: Mapping[str, int]) -> None:
+        """What was ordered is in the cart no more, unless its order ends unbought; what was changed meanwhile stays."""
         ...
 
 

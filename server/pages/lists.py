@@ -57,7 +57,7 @@ async def order_cart(request: web.Request) -> web.Response:
     held = await request.app[FLOW].order(
         found.account, OrderRequest(items=items, expected_total=seen), form_key(fields)
     )
-    await request.app[CARTS].take(found.account, {item.product: item.quantity for item in items})
+    await request.app[CARTS].take(found.account, held.order, {item.product: item.quantity for item in items})
     return onward(f"/orders/{held.order}")
 
 

@@ -7,7 +7,12 @@ import pytest_asyncio
 from contract_kit import new_key, numbers, tokens
 
 from onsale.auth.roles import Role
+from onsale.catalog.handlers import BOOK
+from onsale.catalog.lists import CART_MAX
+from onsale.catalog.sales import SHOP
 from onsale.checkout.record.audit import audit
+from onsale.checkout.schemas import ITEMS_MAX
+from onsale.lua.keys import ShopKeys
 from onsale.server.app import ROOMS
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -90,6 +95,122 @@ async def test_the_whole_cart(system, vendor):
     )  # fmt: skip
     assert 1 == len((await system.call("GET", "/v1/cart", token=buyer)).json["items"])
     assert (409, "cart_empty", "true") == (*none.problem(), none.headers["Idempotency-Replayed"])
+
+
+async def filled_cart(system, vendor):
+    """Somebody with two hats in the cart: token and product."""
+    buyer = await system.buyer()
+    hat = await product(system, vendor)
+    assert 200 == (await system.call("PUT", f"/v1/cart/items/{hat}", {"quantity": 2}, buyer)).status
+    return buyer, hat
+
+
+async def until_in_cart(system, buyer, **quantities):
+    """Until the cart holds that; orders are recorded moments after they end."""
+    await system.until(
+        "/v1/cart", buyer, lambda cart: {item["product"]: item["quantity"] for item in cart["items"]} == quantities
+    )
+
+
+async def lapse(system, order):
+    """Its hold is over; the reaper does the rest."""
+    rooms = system.app[ROOMS]
+    keys = ShopKeys(SHOP, system.app[BOOK].shop().shop_epoch)
+    await rooms.stores.shop.zadd(keys.holds, {order: 1})
+
+
+@pytest.mark.parametrize("ending", ["given_up", "lapsed", "declined_for_good"])
+async def test_what_was_not_bought_is_in_the_cart_again(system, vendor, ending):
+    """Given up, lapsed or declined for good: the cart is as it was, and is ordered by another key."""
+    buyer, hat = await filled_cart(system, vendor)
+    first = (await cart_order(system, buyer, "c-1")).json["order"]
+    await until_in_cart(system, buyer)
+    if ending == "given_up":
+        assert 204 == (await system.call("DELETE", f"/v1/orders/{first}", token=buyer)).status
+    elif ending == "declined_for_good":
+        assert (402, "payment_declined") == (await system.pay(first, buyer, "fail_other")).problem()
+    else:
+        await lapse(system, first)
+    await until_in_cart(system, buyer, **{hat: 2})
+
+    replayed = await cart_order(system, buyer, "c-1")
+    second = await cart_order(system, buyer, "c-2")
+
+    assert (201, first) == (replayed.status, replayed.json["order"])
+    assert (201, {hat: 2}) == (
+        second.status, {item["product"]: item["quantity"] for item in second.json["items"]},
+    )  # fmt: skip
+    assert [] == (await system.call("GET", "/v1/cart", token=buyer)).json["items"]
+
+
+async def test_what_was_bought_does_not_come_back(system, vendor):
+    """Not when it was paid, nor when it was cancelled afterwards; put in again, it is there again."""
+    buyer, hat = await filled_cart(system, vendor)
+    order = (await cart_order(system, buyer, "c-1")).json["order"]
+    assert 200 == (await system.pay(order, buyer)).status
+    paid = (await system.call("GET", "/v1/cart", token=buyer)).json["items"]
+    cancelled = await system.call("POST", f"/v1/orders/{order}/cancellation", token=buyer, Idempotency_Key="x")
+    left = (await system.call("GET", "/v1/cart", token=buyer)).json["items"]
+    again = await system.call("PUT", f"/v1/cart/items/{hat}", {"quantity": 1}, buyer)
+
+    assert ([], 200, []) == (paid, cancelled.status, left)
+    assert [(hat, 1)] == [(item["product"], item["quantity"]) for item in again.json["items"]]
+
+
+async def test_a_cart_that_was_changed_meanwhile_stays_changed(system, vendor):
+    """What was put in while the order stood is what counts, whatever becomes of the order; the rest comes back."""
+    buyer, hat = await filled_cart(system, vendor)
+    cap = await product(system, vendor, amount=500)
+    await system.call("PUT", f"/v1/cart/items/{cap}", {"quantity": 1}, buyer)
+    order = (await cart_order(system, buyer, "c-1")).json["order"]
+    await system.call("PUT", f"/v1/cart/items/{hat}", {"quantity": 5}, buyer)
+    await until_in_cart(system, buyer, **{hat: 5})
+    assert 204 == (await system.call("DELETE", f"/v1/orders/{order}", token=buyer)).status
+
+    await until_in_cart(system, buyer, **{hat: 5, cap: 1})
+
+
+async def test_a_cart_emptied_meanwhile_stays_empty(system, vendor):
+    """Whoever empties it means also what is on its way."""
+    buyer, _ = await filled_cart(system, vendor)
+    order = (await cart_order(system, buyer, "c-1")).json["order"]
+    assert 204 == (await system.call("DELETE", "/v1/cart", token=buyer)).status
+    await system.call("DELETE", f"/v1/orders/{order}", token=buyer)
+    await system.until(f"/v1/orders/{order}", buyer, lambda told: told["state"] == "released" and told["recorded"])
+
+    assert [] == (await system.call("GET", "/v1/cart", token=buyer)).json["items"]
+
+
+async def test_two_devices_order_one_cart(system, vendor):
+    """In the same moment, each with its own key: one order; the other is refused, and the cart is empty."""
+    buyer, hat = await filled_cart(system, vendor)
+
+    answers = await asyncio.gather(*(cart_order(system, buyer, f"device-{n}") for n in range(4)))
+
+    assert [201, 409, 409, 409] == sorted(answer.status for answer in answers)
+    assert {None, "reservation_open", "cart_empty"} >= {answer.code for answer in answers}
+    assert [] == (await system.call("GET", "/v1/cart", token=buyer)).json["items"]
+    await free(system, hat, 3)
+
+
+async def test_a_cart_from_when_carts_were_larger(system, vendor):
+    """It cannot be ordered whole: the answer says how much an order takes, nothing is kept under the key."""
+    buyer, hat = await filled_cart(system, vendor)
+    pool = system.app[ROOMS].stores.pool
+    await pool.execute(
+        "WITH p AS (INSERT INTO products (id, title, amount, currency)"
+        " SELECT 'many-' || n, 'x', 1, 'KRW' FROM generate_series(1, $2::int) n RETURNING id)"
+        " INSERT INTO cart_items (account, product, quantity)"
+        " SELECT (SELECT account FROM cart_items WHERE product = $1), id, 1 FROM p",
+        hat,
+        ITEMS_MAX,
+    )
+    refused = await cart_order(system, buyer, "c-1")
+    await pool.execute("DELETE FROM cart_items WHERE product LIKE 'many-%'")
+
+    assert (422, "invalid_request", "#/cart") == (*refused.problem(), refused.json["errors"][0]["pointer"])
+    assert 201 == (await cart_order(system, buyer, "c-1")).status
+    assert CART_MAX == ITEMS_MAX
 
 
 @pytest.mark.parametrize("body", [{}, {"cart": False}, {"cart": True, "items": [{"product": "x", "quantity": 1}]}])
