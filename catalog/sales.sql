@@ -43,9 +43,10 @@ RETURNING no;
 INSERT INTO products (id, title, amount, currency) VALUES ($1, $2, $3, $4) ON CONFLICT (id) DO NOTHING;
 
 -- sale_item_insert --
--- An item of a new sale. Its units are counted into Redis by the stock move written beside it.
+-- An item of a new sale. Its units are counted into Redis by the stock move written beside it. What it costs outside the
+-- sale is its list price, whatever else was said.
 INSERT INTO sale_items (sale, product, title, amount, list_amount, currency, stock, position, visit_on)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9);
+SELECT $1, $2, $3, $4, greatest($5, (SELECT p.amount FROM products p WHERE p.id = $2 AND p.currency = $6)), $6, $7, $8, $9;
 
 -- item_is_ordinary --
 -- Whether a product is sold outside sales: then a sale's units are its.

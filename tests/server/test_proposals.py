@@ -92,6 +92,15 @@ async def test_a_vendors_sale_is_a_proposal(system):
     await until_free(system, made, 7)
 
 
+async def test_a_sale_s_list_price_is_the_product_s(system):
+    """Whoever proposes does not say it; buyers see what the product costs outside the sale."""
+    _, sale, _ = await proposed(system)
+
+    told = await item(system, sale)
+
+    assert ({"amount": 8_000, "currency": "KRW"}, WON) == (told["price"], told["list_price"])
+
+
 async def test_an_approved_sale_is_seen_and_has_its_units(system):
     """Approving twice is approving once."""
     _, sale, made = await proposed(system)
