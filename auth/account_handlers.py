@@ -15,7 +15,7 @@ from msgspec import UNSET, structs
 
 from onsale.auth.accounts import is_email, normal_email
 from onsale.auth.addressbook import Entry
-from onsale.auth.errors import Flaw, InvalidRequest
+from onsale.auth.errors import CurrentPasswordWrong, Flaw, InvalidRequest
 from onsale.auth.handlers import NO_STORE, id_cursor, instant, me, now_ms, signed_out
 from onsale.auth.middleware import (
     ACCOUNTS,
@@ -24,6 +24,7 @@ from onsale.auth.middleware import (
     CREDENTIALS,
     DELETION,
     LETTER_ASKS,
+    PASSWORDS,
     SIGN_INS,
     SIGN_UPS,
     VERIFICATIONS,
@@ -75,9 +76,10 @@ async def open_account(request: web.Request, asked: SignUp, lang: Language) -> N
     was free."""
     _require_email(asked.email)
     require_good(asked.password, "#/password", normal_email(asked.email), asked.name)
-    _take(request, LETTER_ASKS, asked.email)
     new = NewAccount(asked.email, asked.password, asked.name, asked.phone, asked.address, lang)
-    await request.app[SIGN_UPS].sign_up(new)
+    with request.app[PASSWORDS].place() as place:
+        await _take(request, LETTER_ASKS, asked.email)
+        await request.app[SIGN_UPS].sign_up(new, place)
 
 
 async def send_code(request: web.Request) -> web.Response:
@@ -93,7 +95,7 @@ async def send_reset(request: web.Request) -> web.Response:
 async def ask_for_letter(request: web.Request, kind: LetterKind, email: str, lang: Language) -> None:
     """Have a letter in that language sent to an address, if anybody has it. InvalidRequest, TooManyRequests."""
     _require_email(email)
-    _take(request, LETTER_ASKS, email)
+    await _take(request, LETTER_ASKS, email)
     await request.app[SIGN_UPS].ask_for(kind, email, lang)
 
 
@@ -108,7 +110,7 @@ async def verify(request: web.Request) -> web.Response:
 async def verify_email(request: web.Request, email: str, code: str) -> None:
     """The same for a page. CodeInvalid, TooManyRequests."""
     _require_email(email)
-    _take(request, CODE_TRIES, email)
+    await _take(request, CODE_TRIES, email)
     await request.app[VERIFICATIONS].verify(email, code)
 
 
@@ -124,14 +126,8 @@ async def set_password(request: web.Request, account: str, asked: PasswordChange
     """The same for a page. CurrentPasswordWrong, InvalidRequest, TooManyRequests."""
     # Whoever holds somebody's session may not guess at the password faster than at the door.
     name, address = account.encode(), client_address(request)
-    request.app[SIGN_INS].take(name, address, now_ms())
-    try:
+    async with request.app[SIGN_INS].trying(name, address, now_ms(), wrong=CurrentPasswordWrong):
         await request.app[CREDENTIALS].change(account, asked.current, asked.new)
-    except InvalidRequest:
-        # The new password is no good: that was no guess at the present one.
-        request.app[SIGN_INS].give_back(name, address)
-        raise
-    request.app[SIGN_INS].give_back(name, address)
 
 
 async def reset_password(request: web.Request) -> web.Response:
@@ -222,10 +218,10 @@ async def _ask_for(request: web.Request, kind: LetterKind) -> web.Response:
     return reply(202, Accepted(), NO_STORE)
 
 
-def _take(request: web.Request, throttle: web.AppKey[TryThrottle], email: str) -> None:
+async def _take(request: web.Request, throttle: web.AppKey[TryThrottle], email: str) -> None:
     """One try of the budgets; they know nothing of accounts, so a refusal tells nothing either."""
     email_hash = request.app[ACCOUNTS].email_hash(email)
-    request.app[throttle].take(email_hash, client_address(request), now_ms())
+    await request.app[throttle].take(email_hash, client_address(request), now_ms())
 
 
 def _require_email(email: str) -> None:

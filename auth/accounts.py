@@ -16,7 +16,7 @@ from onsale.auth.errors import InvalidCredentials, NotFound, StoreUnavailable
 from onsale.auth.identifiers import new_id
 from onsale.auth.keys import Keyring
 from onsale.auth.passwordpolicy import normal_password
-from onsale.auth.passwords import PasswordHasher
+from onsale.auth.passwords import PasswordHasher, Place
 from onsale.auth.requests import Language
 from onsale.auth.roles import Role
 from onsale.auth.sealing import BlindIndex
@@ -85,15 +85,17 @@ class Accounts:
         row = await self._by_email(email)
         return None if row is None else str(row["id"])
 
-    async def check(self, email: str, password: str) -> Account:
-        """The account with this address and password. InvalidCredentials after the same work, whichever is wrong."""
+    async def check(self, email: str, password: str, place: Place | None = None) -> Account:
+        """The account with this address and password. InvalidCredentials after the same work, whichever is wrong.
+        `place`: the one in the hasher's queue that the caller has taken already."""
+        asked = place or self._passwords
         row = await self._by_email(email)
         stored = row["password_hash"] if row else None
-        checked = await self._passwords.check(stored, normal_password(password))
+        checked = await asked.check(stored, normal_password(password))
         if row is None or not checked.is_right:
             raise InvalidCredentials
         if checked.is_weak:
-            stored = await self._renew(row["id"], stored, password)
+            stored = await self._renew(row["id"], stored, await asked.hash(normal_password(password)))
         # After a rotation of keys: what is under an older one would be lost with it.
         if row["email_hash"] != self.email_hash(email) or not self._data_keys.is_current(row["data_key"]):
             await self.reseal(row["id"])
@@ -187,9 +189,8 @@ class Accounts:
     async def _by_email(self, email: str) -> asyncpg.Record | None:
         return await self._pool.fetchrow(queries.account_by_email, self._index.candidates(normal_email(email)))
 
-    async def _renew(self, account: str, stored: str | None, password: str) -> str | None:
+    async def _renew(self, account: str, stored: str | None, renewed: str) -> str | None:
         """Keep a password under today's parameters; the hash that is kept then."""
-        renewed = await self._passwords.hash(normal_password(password))
         won = await self._pool.fetchval(queries.password_renew, account, stored, renewed)
         return renewed if won else stored
 

@@ -9,12 +9,13 @@ import msgspec
 from aiohttp import web
 
 from onsale.auth.accounts import Profile
-from onsale.auth.errors import RefreshInvalid
+from onsale.auth.errors import InvalidCredentials, RefreshInvalid
 from onsale.auth.identifiers import is_id
 from onsale.auth.middleware import (
     ACCOUNTS,
     COOKIES,
     PASSES,
+    PASSWORDS,
     SESSIONS,
     SIGN_INS,
     STREAM_KEYS,
@@ -57,10 +58,10 @@ async def open_session(request: web.Request, email: str, password: str, device: 
     TooManyRequests."""
     address, at_ms = client_address(request), now_ms()
     accounts, throttle = request.app[ACCOUNTS], request.app[SIGN_INS]
-    email_hash = accounts.email_hash(email)
-    throttle.take(email_hash, address, at_ms)
-    account = await accounts.check(email, password)
-    throttle.give_back(email_hash, address)
+    # First the queue for a hash, which costs nothing to refuse; then the budgets, one of which is written down.
+    with request.app[PASSWORDS].place() as place:
+        async with throttle.trying(accounts.email_hash(email), address, at_ms, wrong=InvalidCredentials):
+            account = await accounts.check(email, password, place)
     return await request.app[SESSIONS].sign_in(account, device=device, address=address, now_ms=now_ms())
 
 

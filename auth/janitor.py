@@ -1,4 +1,5 @@
-"""Forgets what is over: sessions (their rows hold where a person was), codes and links that ran out.
+"""Forgets what is over: sessions (their rows hold where a person was), codes and links that ran out, and
+budgets of tries that are whole again.
 
 A session is kept for a day after its end, by when no token of it is good anywhere and its reuse ends nothing any more.
 """
@@ -15,6 +16,7 @@ BATCHES = (
     load_queries("onsale.auth", "sessions.sql").sessions_forget,
     load_queries("onsale.auth", "verifications.sql").codes_forget,
     load_queries("onsale.auth", "credentials.sql").resets_forget,
+    load_queries("onsale.auth", "tries.sql").tries_forget,
 )
 
 # The table is read whole for it.

@@ -20,6 +20,7 @@ from onsale.auth.deletion import Deletion
 from onsale.auth.errors import CrossSite, EmailUnverified, Forbidden, NotFound, RefreshInvalid, Unauthenticated
 from onsale.auth.identity import Identity as Identity
 from onsale.auth.passes import Passes
+from onsale.auth.passwords import PasswordHasher
 from onsale.auth.requests import client_address
 from onsale.auth.roles import Role
 from onsale.auth.sessions import Grant, Sessions
@@ -72,6 +73,7 @@ CREDENTIALS = web.AppKey("credentials", Credentials)
 DELETION = web.AppKey("deletion", Deletion)
 LETTER_ASKS = web.AppKey("letter_asks", TryThrottle)
 PASSES = web.AppKey("passes", Passes)
+PASSWORDS = web.AppKey("passwords", PasswordHasher)
 SESSIONS = web.AppKey("sessions", Sessions)
 SIGN_INS = web.AppKey("sign_ins", TryThrottle)
 SIGN_UPS = web.AppKey("sign_ups", SignUps)

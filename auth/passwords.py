@@ -15,6 +15,7 @@ import contextlib
 import os
 import sys
 import time
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +49,23 @@ class Checked:
     is_weak: bool = False
 
 
+class Place:
+    """A place in the queue of the worker. Raises what PasswordHasher raises."""
+
+    def __init__(self, ask: Callable[..., Awaitable[Answer]]) -> None:
+        self._ask = ask
+
+    async def hash(self, password: str) -> str:
+        """The argon2id hash to keep."""
+        return (await self._ask("hash", password)).hash
+
+    async def check(self, stored: str | None, password: str) -> Checked:
+        """Whether this is the password, and whether the hash is of today's strength. For None (no such account, or one
+        without a password) False, as slowly."""
+        answer = await self._ask("verify", password, stored or DUMMY_HASH)
+        return Checked(answer.is_right and stored is not None, answer.is_weak)
+
+
 class PasswordHasher:
     """Hashes and verifies. Raises TooManyRequests when too many wait or it would take too long, StoreUnavailable when
     the worker keeps dying."""
@@ -59,6 +77,7 @@ class PasswordHasher:
         self._owing_since_s: float | None = None
         # What one answer took lately: whoever would wait too long is told at once, not after having waited.
         self._usual_s = 0.0
+        # Whoever has a place in the queue, asking already or not yet.
         self._waiting = 0
         self._turn = asyncio.Lock()
         self._number = 0
@@ -69,9 +88,22 @@ class PasswordHasher:
         """The worker's process id, if it runs."""
         return self._worker.pid if self._worker is not None and self._worker.returncode is None else None
 
+    @contextlib.contextmanager
+    def place(self) -> Iterator[Place]:
+        """A place in the queue, for the block. Whoever is going to ask a store first takes it before that, so that a
+        flood is refused at the price of a comparison. TooManyRequests, at once, when the queue is too long."""
+        if self._waiting >= self._waiting_max or self._waiting * self._usual_s > self._patience_s:
+            raise TooManyRequests(retry_after_s=_RETRY_AFTER_S)
+        self._waiting += 1
+        try:
+            yield Place(self._ask)
+        finally:
+            self._waiting -= 1
+
     async def hash(self, password: str) -> str:
         """The argon2id hash to keep."""
-        return (await self._ask("hash", password)).hash
+        with self.place() as place:
+            return await place.hash(password)
 
     async def verify(self, stored: str | None, password: str) -> bool:
         """Whether this is the password. For None (no such account, or one without a password) False, as slowly."""
@@ -79,8 +111,8 @@ class PasswordHasher:
 
     async def check(self, stored: str | None, password: str) -> Checked:
         """The same, and whether the hash is of today's strength."""
-        answer = await self._ask("verify", password, stored or DUMMY_HASH)
-        return Checked(answer.is_right and stored is not None, answer.is_weak)
+        with self.place() as place:
+            return await place.check(stored, password)
 
     async def close(self) -> None:
         """End the worker."""
@@ -89,11 +121,8 @@ class PasswordHasher:
             await _end(worker)
 
     async def _ask(self, verb: str, password: str, stored: str = "") -> Answer:
-        if self._waiting >= self._waiting_max or self._waiting * self._usual_s > self._patience_s:
-            raise TooManyRequests(retry_after_s=_RETRY_AFTER_S)
-        self._waiting += 1
+        patience_s = self._patience_s if self._waiting >= _CROWD_MIN else PATIENCE_ALONE_S
         try:
-            patience_s = self._patience_s if self._waiting >= _CROWD_MIN else PATIENCE_ALONE_S
             async with asyncio.timeout(patience_s), self._turn:
                 began_s = time.monotonic()
                 answer = await self._ask_again(Question(self._next_number(), verb, password, stored))
@@ -101,8 +130,6 @@ class PasswordHasher:
                 return answer
         except TimeoutError:
             raise TooManyRequests(retry_after_s=_RETRY_AFTER_S) from None
-        finally:
-            self._waiting -= 1
 
     async def _ask_again(self, question: Question) -> Answer:
         """Ask; where the worker died, once more of a new one. Hashing twice changes nothing."""

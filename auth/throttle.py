@@ -1,33 +1,31 @@
 """How often somebody may try to sign in, or have a letter sent: per account, whoever asks, and per address.
 
-Budgets live in this process, so that a flood of tries costs no store anything; the price is that N web processes
-together allow N times as many. A budget refills steadily, and a try that succeeded is given back: nobody is locked out
-by signing in often. A known and an unknown address are counted alike, so a refusal tells nothing.
+The budget of an account is one for all processes (`auth/tries.py`): what guesses at one password is bounded however
+many processes there are. This process remembers what it was told, so that a flood of tries on one account asks Postgres
+no oftener than the budget lets somebody through. The budget of an address is each process's own: it bounds what one
+place may ask of this process, it is asked on every try and so must cost no store, and whoever keeps a connection meets
+one process anyway.
+
+A budget refills steadily, and a try that was no wrong guess is given back: nobody is locked out by signing in often. A
+known and an unknown address are counted alike, so a refusal tells nothing.
 """
 
 from __future__ import annotations
 
 import ipaddress
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from onsale.auth.errors import TooManyRequests
 from onsale.auth.requests import Network, is_in
+from onsale.auth.tries import Budget, Tries
 
-# About 150 bytes each: 10 MB a throttle at most. The one unused longest is forgotten first; to push an account's budget
-# out, an attacker needs this many tries on others, which the budget of their address does not allow.
+# About 150 bytes each: 10 MB a throttle at most. The one unused longest is forgotten first; of an account Postgres
+# remembers it, and to push an address out an attacker needs this many others.
 _REMEMBERED_MAX = 65_536
 
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """`tries` at once, then one each `refill_ms`."""
-
-    tries: int
-    refill_ms: int
-
-
-# Ten wrong guesses at a password, then two a minute: 2,880 a day and process.
+# Ten wrong guesses at a password, then two a minute: 2,880 a day.
 ACCOUNT_BUDGET = Budget(tries=10, refill_ms=30_000)
 # A family, an office behind one address: 30 at once, then one every two seconds.
 ADDRESS_BUDGET = Budget(tries=30, refill_ms=2_000)
@@ -46,11 +44,15 @@ class Throttle:
 
     def wait_ms(self, name: str | bytes, now_ms: int) -> int:
         """0 when a try may be taken, else how long until one may."""
-        return max(0, self._next_ms(name, now_ms) - now_ms - self._budget.tries * self._budget.refill_ms)
+        return max(0, self._next_ms(name, now_ms) - now_ms - self._budget.whole_ms)
 
     def take(self, name: str | bytes, now_ms: int) -> None:
         """Use one try up."""
-        self._whole_at_ms[name] = self._next_ms(name, now_ms)
+        self.note(name, self._next_ms(name, now_ms))
+
+    def note(self, name: str | bytes, whole_at_ms: int) -> None:
+        """A budget is whole again then, somebody else says."""
+        self._whole_at_ms[name] = whole_at_ms
         self._whole_at_ms.move_to_end(name)
         if len(self._whole_at_ms) > self._remembered_max:
             self._whole_at_ms.popitem(last=False)
@@ -67,34 +69,52 @@ class Throttle:
 class TryThrottle:
     """Both budgets. Addresses in `unlimited_from` are spared the one per address, never the one per account."""
 
-    def __init__(
-        self,
-        unlimited_from: tuple[Network, ...],
-        per_account: Budget = ACCOUNT_BUDGET,
-        per_address: Budget = ADDRESS_BUDGET,
-    ) -> None:
+    def __init__(self, tries: Tries, unlimited_from: tuple[Network, ...], per_address: Budget = ADDRESS_BUDGET) -> None:
+        self._tries = tries
         self._unlimited_from = unlimited_from
-        self._accounts = Throttle(per_account)
+        self._accounts = Throttle(tries.budget)
         self._addresses = Throttle(per_address)
 
-    def take(self, account: bytes, address: str, now_ms: int) -> None:
+    async def take(self, account: bytes, address: str, now_ms: int) -> None:
         """One try. TooManyRequests when either budget is used up; then neither is charged."""
         network = self._network(address)
         wait_ms = self._accounts.wait_ms(account, now_ms)
         if network is not None:
             wait_ms = max(wait_ms, self._addresses.wait_ms(network, now_ms))
-        if wait_ms:
-            raise TooManyRequests(retry_after_s=-(-wait_ms // 1000))
-        self._accounts.take(account, now_ms)
+        _require_none(wait_ms)
         if network is not None:
+            # Before anything is waited for: a thousand at once are a thousand tries.
             self._addresses.take(network, now_ms)
+        try:
+            used = await self._tries.take(account)
+            self._accounts.note(account, now_ms + used.whole_in_ms)
+            if not used.is_taken:
+                _require_none(max(1, self._accounts.wait_ms(account, now_ms)))
+        except BaseException:
+            if network is not None:
+                self._addresses.give_back(network)
+            raise
 
-    def give_back(self, account: bytes, address: str) -> None:
-        """The try succeeded."""
+    async def give_back(self, account: bytes, address: str) -> None:
+        """The try was a good one."""
         self._accounts.give_back(account)
         network = self._network(address)
         if network is not None:
             self._addresses.give_back(network)
+        await self._tries.give_back(account)
+
+    @asynccontextmanager
+    async def trying(self, account: bytes, address: str, now_ms: int, *, wrong: type[Exception]) -> AsyncIterator[None]:
+        """One try, which counts where it ends in `wrong`. Ended otherwise, nobody learned anything by it: it is given
+        back. TooManyRequests as `take`."""
+        await self.take(account, address, now_ms)
+        try:
+            yield
+        except Exception as error:
+            if not isinstance(error, wrong):
+                await self.give_back(account, address)
+            raise
+        await self.give_back(account, address)
 
     def _network(self, address: str) -> str | None:
         """What shares a budget: an IPv4 address, or the /64 that one IPv6 customer is given. None: spared."""
@@ -105,3 +125,8 @@ class TryThrottle:
         except ValueError:
             return address
         return str(ipaddress.ip_network((parsed, 64), strict=False)) if parsed.version == 6 else address
+
+
+def _require_none(wait_ms: int) -> None:
+    if wait_ms:
+        raise TooManyRequests(retry_after_s=-(-wait_ms // 1000))

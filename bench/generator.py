@@ -159,6 +159,7 @@ def _summary(run: Run, took_s: float) -> dict[str, object]:
     took = sorted(run.took_ms)
     latency = (
         {f"p{q}": round(took[min(len(took) - 1, int(len(took) * q / 100))], 3) for q in (50, 95, 99, 99.9)}
+        | {"max": round(took[-1], 3)}
         if took
         else {}
     )

@@ -28,14 +28,9 @@ from onsale.auth.revocations import REVOCATIONS_INTERVAL_MS, Revocations
 from onsale.auth.sessions import Sessions
 from onsale.auth.signups import SignUps
 from onsale.auth.streamkeys import StreamKeys
-from onsale.auth.throttle import (
-    ACCOUNT_BUDGET,
-    ADDRESS_BUDGET,
-    LETTER_ACCOUNT_BUDGET,
-    LETTER_ADDRESS_BUDGET,
-    TryThrottle,
-)
+from onsale.auth.throttle import ACCOUNT_BUDGET, LETTER_ACCOUNT_BUDGET, LETTER_ADDRESS_BUDGET, TryThrottle
 from onsale.auth.tickets import Tickets
+from onsale.auth.tries import Tries
 from onsale.auth.verifications import Verifications
 from onsale.catalog import handlers as catalog
 from onsale.catalog import list_handlers as lists
@@ -192,14 +187,17 @@ def _open_auth(app: web.Application, rooms: Rooms, loops: Loops, closing: AsyncE
     app[auth.ACCESS] = access
     app[auth.ACCOUNTS] = Accounts(pool, keyring, hasher)
     app[auth.ADDRESS_BOOK] = AddressBook(pool, keyring)
-    app[auth.CODE_TRIES] = TryThrottle(settings.unlimited_from, ACCOUNT_BUDGET, ADDRESS_BUDGET)
+    app[auth.CODE_TRIES] = TryThrottle(Tries(pool, "code", ACCOUNT_BUDGET), settings.unlimited_from)
     app[auth.COOKIES] = Cookies(settings.public_url, settings.insecure_cookies)
     app[auth.PASSES] = Passes(keyring, settings.public_url)
+    app[auth.PASSWORDS] = hasher
     app[auth.CREDENTIALS] = Credentials(pool, keyring, hasher, revocations, rooms.outbox)
     app[auth.DELETION] = Deletion(pool, revocations, [AddressForgetting(pool)])
-    app[auth.LETTER_ASKS] = TryThrottle(settings.unlimited_from, LETTER_ACCOUNT_BUDGET, LETTER_ADDRESS_BUDGET)
+    app[auth.LETTER_ASKS] = TryThrottle(
+        Tries(pool, "letter", LETTER_ACCOUNT_BUDGET), settings.unlimited_from, LETTER_ADDRESS_BUDGET
+    )
     app[auth.SESSIONS] = Sessions(pool, keyring, access, revocations, is_single=not settings.multi_login)
-    app[auth.SIGN_INS] = TryThrottle(settings.unlimited_from)
+    app[auth.SIGN_INS] = TryThrottle(Tries(pool, "sign_in", ACCOUNT_BUDGET), settings.unlimited_from)
     app[auth.SIGN_UPS] = SignUps(pool, keyring, hasher)
     app[auth.STREAM_KEYS] = StreamKeys(
         keyring,

@@ -32,6 +32,7 @@ from onsale.auth.middleware import (
     DELETION,
     LETTER_ASKS,
     PASSES,
+    PASSWORDS,
     SESSIONS,
     SIGN_INS,
     SIGN_UPS,
@@ -58,8 +59,9 @@ from onsale.auth.sealing import BlindIndex, Sealer
 from onsale.auth.sessions import Sessions
 from onsale.auth.signups import SignUps
 from onsale.auth.streamkeys import StreamEnded, StreamKeys
-from onsale.auth.throttle import LETTER_ACCOUNT_BUDGET, LETTER_ADDRESS_BUDGET, TryThrottle
+from onsale.auth.throttle import ACCOUNT_BUDGET, LETTER_ACCOUNT_BUDGET, LETTER_ADDRESS_BUDGET, TryThrottle
 from onsale.auth.tickets import Tickets
+from onsale.auth.tries import Tries
 from onsale.auth.verifications import Verifications
 from onsale.lua import Script
 from onsale.server.problems import problem_response
@@ -179,17 +181,18 @@ def app(
     outbox = Outbox(Sealer(keyring))
     made[ACCESS] = access
     made[ADDRESS_BOOK] = AddressBook(database, keyring)
-    made[CODE_TRIES] = TryThrottle(())
+    made[CODE_TRIES] = TryThrottle(Tries(database, "code", ACCOUNT_BUDGET), ())
     made[CREDENTIALS] = Credentials(database, keyring, passwords, revocations, outbox)
     made[DELETION] = Deletion(database, revocations, [])
-    made[LETTER_ASKS] = TryThrottle((), LETTER_ACCOUNT_BUDGET, LETTER_ADDRESS_BUDGET)
+    made[LETTER_ASKS] = TryThrottle(Tries(database, "letter", LETTER_ACCOUNT_BUDGET), (), LETTER_ADDRESS_BUDGET)
     made[SIGN_UPS] = SignUps(database, keyring, passwords)
     made[VERIFICATIONS] = Verifications(database, keyring)
     made[ACCOUNTS] = accounts
     made[COOKIES] = cookies
     made[PASSES] = Passes(keyring, ISSUER)
     made[SESSIONS] = sessions
-    made[SIGN_INS] = TryThrottle(())
+    made[PASSWORDS] = passwords
+    made[SIGN_INS] = TryThrottle(Tries(database, "sign_in", ACCOUNT_BUDGET), ())
     made[STREAM_KEYS] = stream_keys
     made[TICKETS] = Tickets(keyring)
     made.add_routes(

@@ -14,6 +14,7 @@ from aiohttp.test_utils import TestClient
 
 from onsale.auth.accounts import Account
 from onsale.auth.middleware import Cookies
+from onsale.auth.passwords import PasswordHasher
 from onsale.auth.roles import Role
 from onsale.auth.throttle import ACCOUNT_BUDGET, ADDRESS_BUDGET
 
@@ -252,6 +253,29 @@ async def test_guessing_ends_soon(client: TestClient, mina: Account) -> None:
 
     assert 429 == refused.status
     assert 1 <= int(refused.headers["Retry-After"]) <= 30
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/sessions", {"password": "wrong"}),
+        ("/v1/accounts", {"password": PASSWORD, "name": "Mina", "phone": "010-1234-5678"}),
+    ],
+)
+async def test_a_flood_costs_no_store_and_no_budget(
+    client: TestClient, passwords: PasswordHasher, database: asyncpg.Pool, path: str, body: dict[str, str]
+) -> None:
+    """While too many wait for a hash the next is told to come back before anything is asked or counted."""
+    passwords._waiting_max = 0
+    wrong = body | {"email": EMAIL}
+    flood = [await client.post(path, json=wrong) for _ in range(ADDRESS_BUDGET.tries + 1)]
+
+    assert {429} == {each.status for each in flood}
+    assert all(int(each.headers["Retry-After"]) >= 1 for each in flood)
+    assert 0 == await database.fetchval("SELECT count(*) FROM tries")
+    passwords._waiting_max = 1
+    assert 429 != (await client.post(path, json=wrong)).status
+    assert 1 == await database.fetchval("SELECT count(*) FROM tries")
 
 
 async def test_spraying_ends_soon(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ import pytest
 from onsale.auth.errors import TooManyRequests
 from onsale.auth.hasher import DUMMY_HASH, Question, answer
 from onsale.auth.passwordpolicy import password_flaw
-from onsale.auth.passwords import PasswordHasher
+from onsale.auth.passwords import Checked, PasswordHasher
 
 
 async def test_a_password_is_verified_by_its_hash(passwords: PasswordHasher) -> None:
@@ -133,6 +133,17 @@ async def test_the_queue_is_bounded() -> None:
     assert [False] * 3 == answers[:3]
     assert 7 == len(refused)
     assert refused[0].retry_after_s >= 1
+    assert not await passwords.verify(None, "x")
+    await passwords.close()
+
+
+async def test_who_has_a_place_is_served() -> None:
+    """It counts from when it is taken, so whoever comes after it meets a full queue; left, it is free again."""
+    passwords = PasswordHasher(waiting_max=1)
+    with passwords.place() as place:
+        with pytest.raises(TooManyRequests):
+            await passwords.verify(None, "x")
+        assert Checked(is_right=False) == await place.check(None, "x")
     assert not await passwords.verify(None, "x")
     await passwords.close()
 

@@ -26,9 +26,9 @@ from contract_kit import PASSWORD, Answer, System, new_key, tokens
 
 from onsale.auth import middleware as auth
 from onsale.auth.identifiers import order_id
-from onsale.auth.passwords import Checked, PasswordHasher
+from onsale.auth.passwords import Checked, Place
 from onsale.auth.roles import Role
-from onsale.auth.throttle import Budget, Throttle
+from onsale.auth.tries import Budget
 from onsale.checkout.forgetting import AddressForgetting
 from onsale.server.app import ROOMS
 from onsale.server.route import Route
@@ -268,17 +268,16 @@ def welch(one: list[float], other: list[float]) -> float:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def known(system: System) -> AsyncIterator[list[str]]:
     """Addresses with an account. The budgets are lifted: they would tell a guesser nothing, but end this test."""
-    lifted = [
-        (system.app[key], system.app[key]._accounts) for key in (auth.SIGN_INS, auth.LETTER_ASKS, auth.CODE_TRIES)
-    ]
-    for throttle, _ in lifted:
-        throttle._accounts = Throttle(Budget(tries=1_000_000, refill_ms=1))
+    lifted = [system.app[key]._tries for key in (auth.SIGN_INS, auth.LETTER_ASKS, auth.CODE_TRIES)]
+    budgets = [each.budget for each in lifted]
+    for each in lifted:
+        each.budget = Budget(tries=1_000_000, refill_ms=1)
     emails = [f"known-{number}@example.com" for number in range(4)]
     for email in emails:
         await system.person(email)
     yield emails
-    for throttle, budget in lifted:
-        throttle._accounts = budget
+    for each, budget in zip(lifted, budgets, strict=True):
+        each.budget = budget
 
 
 async def timed(
@@ -337,12 +336,12 @@ async def test_without_the_dummy_hash_it_would_tell(
     system: System, known: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The judge can fail: an unknown address that costs no hash is told apart at once."""
-    honest = PasswordHasher.check
+    honest = Place.check
 
-    async def hasty(self: PasswordHasher, stored: str | None, password: str) -> Checked:
+    async def hasty(self: Place, stored: str | None, password: str) -> Checked:
         return Checked(False) if stored is None else await honest(self, stored, password)
 
-    monkeypatch.setattr(PasswordHasher, "check", hasty)
+    monkeypatch.setattr(Place, "check", hasty)
     took, _ = await timed(system, *GUESSES["sign-in"][:2], known, 20)
 
     assert 4.5 < welch(took["known"], took["unknown"])
