@@ -56,7 +56,7 @@ from onsale.auth.requests import (
     whole,
 )
 from onsale.auth.roles import Role
-from onsale.auth.streamkeys import StreamEnded
+from onsale.auth.streamkeys import StreamEnded, StreamKeys
 from onsale.auth.tickets import TicketFacts, is_ticket_token
 from onsale.catalog.sales import Sale
 from onsale.queue.control import Admission, Control, PolicyChange
@@ -145,7 +145,7 @@ async def stream_ticket(request: web.Request) -> web.StreamResponse:
         held = await _held(request, is_stream=True)
     except StreamEnded:
         return web.Response(status=204)
-    on_end = _end_of(request, key)
+    on_end = _end_of(request.app[STREAM_KEYS], key)
     return await request.app[STREAMS].serve_ticket(request, held.facts, held.buyer, held.session, on_end)
 
 
@@ -510,13 +510,17 @@ def _cursor(text: str) -> int:
     return whole(text, 1, PLACE_MAX)
 
 
-def _end_of(request: web.Request, key: str | None) -> Callable[[], Awaitable[None]]:
+def _end_of(keys: StreamKeys, key: str | None) -> Callable[[], Awaitable[None]] | None:
+    """What is left to do when the stream has sent its last event: the key that opened it opens nothing any more."""
+    if key is None:
+        return None
+    opened_by = key
+
     async def end() -> None:
-        """The stream has sent its last event: its key opens nothing any more. Where that cannot be written down, or the
-        key was not what opened it, nothing is lost: whoever comes back is told again that there is nothing to tell."""
+        """Where it cannot be written down, or the key was not what opened the stream, nothing is lost: whoever comes
+        back is told again that there is nothing to tell."""
         with suppress(RedisError, Unauthenticated):
-            if key is not None:
-                await request.app[STREAM_KEYS].ended(key)
+            await keys.ended(opened_by)
 
     return end
 

@@ -1,10 +1,10 @@
 """Event streams, written straight to their connections by one pump. No task, no queue and no timer a stream.
 
 Each stream stands in one of 101 slots and is served when its slot comes round, about every five seconds; news is
-written to those it concerns at once. Writing goes in slices, so that ten thousand streams never hold the loop. The
-framework does not wake a parked handler when its client goes, and a write to a closed connection raises nothing: the
-pump looks at every connection each second, and ends what is closed, stalled or too far behind. A stream is a sign of
-life only while the network has acknowledged all that was written to it.
+written to those it concerns at once. Writing goes in slices, so that ten thousand streams never hold the loop. A
+handler only begins the answer; then the pump has its connection, and ends it when there is nothing more to tell, when
+it is stalled or too far behind. A stream is a sign of life only while the network has acknowledged all that was written
+to it.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ import asyncio
 import random
 import time
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Container, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import TypeVar
 
 import msgspec
-from aiohttp import HttpVersion11, web
+from aiohttp import web
 
 from onsale.auth.errors import StoreUnavailable
 from onsale.auth.tickets import TicketFacts
@@ -30,7 +32,7 @@ from onsale.queue.frame import Frame
 from onsale.queue.presence import Presence
 from onsale.queue.states import LineState, TicketState
 from onsale.queue.teller import WAITS, Teller, Told
-from onsale.queue.wire import Wire, chunk, event
+from onsale.queue.wire import Answer, Wire, chunk, event
 
 # Slots of 50 ms: each stream is served every 5.05 s, and each look at the clock serves one in a hundred.
 SLOT_MS = 50
@@ -81,7 +83,7 @@ class StreamTick:
 
 @dataclass(frozen=True, slots=True)
 class TellTick:
-    """Tickets that were asked of Redis for their streams. `more`: others wait for it."""
+    """Tickets that were asked of Redis for their streams. `more`: others wait for it, or streams ended meanwhile."""
 
     told: int = 0
     failed: int = 0
@@ -90,16 +92,40 @@ class TellTick:
 
 COMMENT = b": still here\n\n"
 
+# What is left to do when a stream has sent its last event.
+OnEnd = Callable[[], Awaitable[None]]
+
 
 class TicketStream:
     """One holder's stream."""
 
-    __slots__ = ("asked_ms", "buyer", "facts", "framed_ms", "message", "order", "session", "spread_ms", "told", "wire")
+    __slots__ = (
+        "asked_ms",
+        "buyer",
+        "facts",
+        "framed_ms",
+        "message",
+        "on_end",
+        "order",
+        "session",
+        "spread_ms",
+        "told",
+        "wire",
+    )
 
     def __init__(
-        self, wire: Wire, facts: TicketFacts, buyer: str, session: str, told: Told, frame: Frame, spread_ms: int
+        self,
+        wire: Wire,
+        facts: TicketFacts,
+        buyer: str,
+        session: str,
+        on_end: OnEnd | None,
+        told: Told,
+        frame: Frame,
+        spread_ms: int,
     ) -> None:
         self.wire = wire
+        self.on_end = on_end
         # The sign-in that opened it; empty where a ticket's token did.
         self.session = session
         self.facts = facts
@@ -142,6 +168,18 @@ class LiveStream:
 
 
 Stream = TicketStream | LineStream | LiveStream
+
+
+class Room:
+    """What one stream takes up of its owner's share; kept by the stream that was opened, until that has gone."""
+
+    __slots__ = ("is_kept", "owner")
+
+    def __init__(self, owner: str) -> None:
+        self.owner = owner
+        self.is_kept = False
+
+
 S = TypeVar("S", TicketStream, LineStream, LiveStream, Stream)
 
 
@@ -181,48 +219,34 @@ class Streams:
         self.open_count = 0
         self._owners: Counter[str] = Counter()
         self._to_tell: dict[TicketStream, None] = {}
+        self._to_end: list[OnEnd] = []
         self._lines_to_tell: dict[int, None] = {}
         self._is_closing = False
         feed.listen(self._notice)
 
     async def serve_ticket(
-        self,
-        request: web.Request,
-        facts: TicketFacts,
-        buyer: str,
-        session: str,
-        on_end: Callable[[], Awaitable[None]],
+        self, request: web.Request, facts: TicketFacts, buyer: str, session: str, on_end: OnEnd | None = None
     ) -> web.StreamResponse:
-        """A holder's stream, until its last event or until the client goes. `on_end` is awaited after the last event.
+        """Open a holder's stream; it goes on until its last event or until the client goes. `on_end` is awaited after
+        the last event.
 
         204 when there is nothing more to tell. Raises StreamsExhausted, and what telling raises.
         """
-        owner = f"buyer {buyer}"
-        await self._take_room(owner, self._limits.person_max)
-        try:
-            return await self._serve_ticket(request, facts, buyer, session, on_end)
-        finally:
-            self._give_room(owner)
+        async with self._room(f"buyer {buyer}", self._limits.person_max) as room:
+            return await self._serve_ticket(room, request, facts, buyer, session, on_end)
 
     async def serve_line(self, request: web.Request, line: KnownLine, address: str | None) -> web.StreamResponse:
         """A line's documents as they come, to anyone. `address` None: not counted. 204 when the sale has ended."""
-        owner = f"address {address or ''}"
-        await self._take_room(owner, self._limits.process_max if address is None else self._limits.address_max)
-        try:
-            return await self._serve_line(request, line)
-        finally:
-            self._give_room(owner)
+        address_max = self._limits.process_max if address is None else self._limits.address_max
+        async with self._room(f"address {address or ''}", address_max) as room:
+            return await self._serve_line(room, request, line)
 
     async def serve_live(
         self, request: web.Request, line: KnownLine, operator: str, session: str
     ) -> web.StreamResponse:
         """Operators' figures of a sale, as `publish_live` gives them."""
-        owner = f"operator {operator}"
-        await self._take_room(owner, self._limits.person_max)
-        try:
-            return await self._serve_live(request, line, session)
-        finally:
-            self._give_room(owner)
+        async with self._room(f"operator {operator}", self._limits.person_max) as room:
+            return await self._serve_live(room, request, line, session)
 
     def watched_live(self) -> tuple[int, ...]:
         """Numbers of the sales whose figures somebody watches."""
@@ -239,7 +263,7 @@ class Streams:
         return await self._in_slices(tuple(self._live[sale_no]), publish, self._clock_ms())
 
     async def tick(self) -> StreamTick:
-        """Serve the slots that are due, pass new documents on, and look after connections that have gone."""
+        """Serve the slots that are due, pass new documents on, and look after sessions that were ended."""
         now_ms = self._clock_ms()
         written = dropped = 0
         for sale_no in tuple(self._lines_to_tell):
@@ -258,17 +282,19 @@ class Streams:
 
     async def tell(self) -> TellTick:
         """Ask Redis how the tickets stand of which there was news, and tell their holders: for the admitted this takes
-        the turn, so nobody is asked for whose connection is in doubt."""
+        the turn, so nobody is asked for whose connection is in doubt. Then see to those who were told their last."""
         batch = list(islice(self._to_tell, ASKED_MAX))
         for stream in batch:
             del self._to_tell[stream]
-        live = [stream for stream in batch if stream.wire.is_live and not stream.wire.ended.done()]
+        live = [stream for stream in batch if stream.wire.is_live]
         results = await asyncio.gather(*map(self._tell_one, live), return_exceptions=True)
+        ending, self._to_end = self._to_end, []
+        await asyncio.gather(*(end() for end in ending))
         failures = [result for result in results if isinstance(result, BaseException)]
         unforeseen = [error for error in failures if not isinstance(error, FORESEEN)]
         if unforeseen:
             raise unforeseen[0]
-        return TellTick(len(live) - len(failures), len(failures), more=bool(self._to_tell))
+        return TellTick(len(live) - len(failures), len(failures), more=bool(self._to_tell or self._to_end))
 
     async def close(self) -> None:
         """End every stream so that its client comes back, not all of them at once."""
@@ -282,37 +308,44 @@ class Streams:
 
     # --- opening and ending
 
-    async def _take_room(self, owner: str, owner_max: int) -> None:
-        """Count a stream before it is opened: a thousand that open at once must not all find room.
+    @asynccontextmanager
+    async def _room(self, owner: str, owner_max: int) -> AsyncIterator[Room]:
+        """Room for one stream, counted before it is opened: a thousand that open at once must not all find some.
 
         Raises StreamsExhausted; but a client that reconnects is not refused for its own dead connections.
         """
         if not self._has_room(owner, owner_max):
-            await self._sweep()
-            # The handlers that were woken end before this goes on.
+            # What has closed already is forgotten before this goes on.
             await asyncio.sleep(0)
         if not self._has_room(owner, owner_max):
             raise StreamsExhausted
         self._owners[owner] += 1
         self.open_count += 1
+        room = Room(owner)
+        try:
+            yield room
+        finally:
+            if not room.is_kept:
+                self._give(room)
 
     def _has_room(self, owner: str, owner_max: int) -> bool:
         is_full = self.open_count >= self._limits.process_max or self._owners[owner] >= owner_max
         return not is_full and not self._is_closing
 
-    def _give_room(self, owner: str) -> None:
+    def _give(self, room: Room) -> None:
         self.open_count -= 1
-        self._owners[owner] -= 1
-        if not self._owners[owner]:
-            del self._owners[owner]
+        self._owners[room.owner] -= 1
+        if not self._owners[room.owner]:
+            del self._owners[room.owner]
 
     async def _serve_ticket(
         self,
+        room: Room,
         request: web.Request,
         facts: TicketFacts,
         buyer: str,
         session: str,
-        on_end: Callable[[], Awaitable[None]],
+        on_end: OnEnd | None,
     ) -> web.StreamResponse:
         line = self._feed.line_of(facts.sale_no)
         told = self._teller.from_memory(line, facts) or await self._teller.tell(facts, buyer)
@@ -323,80 +356,74 @@ class Streams:
         if request.headers.get("Last-Event-ID") != _id(frame):
             first.append(event("line", frame.doc, _id(frame)))
             first.extend([_message(frame)] if frame.document.message is not None else [])
-        response, wire = await self._open(request, b"".join(first))
+        answer, wire = await self._open(request, b"".join(first))
         if wire is None:
-            return response
-        stream = TicketStream(wire, facts, buyer, session, told, frame, self._spread_ms())
-        mine = self._by_ticket.setdefault((facts.sale_no, facts.place), [])
-        mine.append(stream)
+            return answer
+        stream = TicketStream(wire, facts, buyer, session, on_end, told, frame, self._spread_ms())
+        self._by_ticket.setdefault((facts.sale_no, facts.place), []).append(stream)
         if self._teller.from_memory(line, facts) is None:
             # News may have come while the stream was being opened.
             self._to_tell[stream] = None
-        try:
-            await self._until_ended(stream)
-        finally:
-            self._to_tell.pop(stream, None)
-            mine.remove(stream)
-            if not mine:
-                del self._by_ticket[facts.sale_no, facts.place]
-        if stream.told.is_final:
-            await on_end()
-        return await _end(response, wire)
+        self._park(stream, room)
+        return answer
 
-    async def _serve_line(self, request: web.Request, line: KnownLine) -> web.StreamResponse:
+    async def _serve_line(self, room: Room, request: web.Request, line: KnownLine) -> web.StreamResponse:
         frame = line.shown(self._feed.now_ms())
         if frame.document.state is LineState.ENDED:
             return web.Response(status=204)
         is_known = request.headers.get("Last-Event-ID") == _id(frame)
         news = COMMENT if is_known else event("line", frame.doc, _id(frame))
-        response, wire = await self._open(request, self._retry() + news)
+        answer, wire = await self._open(request, self._retry() + news)
         if wire is None:
-            return response
+            return answer
         stream = LineStream(wire, line.sale.no, frame)
         self._on_line[line.sale.no][stream] = None
         self._passed_on.setdefault(line.sale.no, (frame.order, stream.opened_ms))
-        try:
-            await self._until_ended(stream)
-        finally:
-            self._on_line[line.sale.no].pop(stream, None)
-        return await _end(response, wire)
+        self._park(stream, room)
+        return answer
 
-    async def _serve_live(self, request: web.Request, line: KnownLine, session: str) -> web.StreamResponse:
-        response, wire = await self._open(request, self._retry())
+    async def _serve_live(self, room: Room, request: web.Request, line: KnownLine, session: str) -> web.StreamResponse:
+        answer, wire = await self._open(request, self._retry())
         if wire is None:
-            return response
+            return answer
         stream = LiveStream(wire, line.sale.no, session)
         self._live[line.sale.no][stream] = None
-        try:
-            await self._until_ended(stream)
-        finally:
-            del self._live[line.sale.no][stream]
-        return await _end(response, wire)
+        self._park(stream, room)
+        return answer
 
     async def _open(self, request: web.Request, first: bytes) -> tuple[web.StreamResponse, Wire | None]:
-        """Begin the answer. Without a wire there is nothing to keep open: HEAD asks for headers only."""
+        """Begin the answer, and take its connection. Without a wire there is nothing to keep open: HEAD asks for
+        headers only."""
         if request.method == "HEAD":
             return web.Response(headers=HEADERS), None
-        response = web.StreamResponse(headers=HEADERS)
-        await response.prepare(request)
-        await response.write(first)
-        transport = request.transport
-        if transport is None:
-            raise ConnectionResetError
-        is_chunked = request.version >= HttpVersion11
-        return response, Wire(transport, is_chunked=is_chunked, now_ms=self._clock_ms())
+        answer = Answer(HEADERS)
+        await answer.prepare(request)
+        await answer.write(first)
+        return answer, Wire.take(request, now_ms=self._clock_ms())
 
-    async def _until_ended(self, stream: Stream) -> None:
-        """Park in the next slot: slots fill evenly, whenever streams come."""
-        if self._is_closing:
-            return  # it was on its way while all others were ended
+    def _park(self, stream: Stream, room: Room) -> None:
+        """Into the next slot, until its connection has gone: slots fill evenly, whenever streams come."""
         slot = self._slots[self._slot_next]
         self._slot_next = (self._slot_next + 1) % SLOTS
         slot[stream] = None
-        try:
-            await stream.wire.ended
-        finally:
-            del slot[stream]
+        room.is_kept = True
+        stream.wire.watch(partial(self._forget, stream, slot, room))
+        if self._is_closing:
+            stream.wire.finish()  # it was on its way while all others were ended
+
+    def _forget(self, stream: Stream, slot: dict[Stream, None], room: Room) -> None:
+        del slot[stream]
+        self._give(room)
+        if isinstance(stream, TicketStream):
+            self._to_tell.pop(stream, None)
+            ticket = stream.facts.sale_no, stream.facts.place
+            self._by_ticket[ticket].remove(stream)
+            if not self._by_ticket[ticket]:
+                del self._by_ticket[ticket]
+        elif isinstance(stream, LineStream):
+            self._on_line[stream.sale_no].pop(stream, None)
+        else:
+            del self._live[stream.sale_no][stream]
 
     def _retry(self) -> bytes:
         return b"retry: %d\n\n" % (RETRY_FIRST_MS + self._rng.randrange(self._spread_ms()))
@@ -442,7 +469,8 @@ class Streams:
 
     def _serve(self, stream: Stream, now_ms: int) -> bool:
         """A stream's turn in its slot."""
-        if not stream.wire.is_moving(now_ms):
+        # Also asked of those that are over: what is still on its way must not be so for ever.
+        if not stream.wire.is_moving(now_ms) or stream.wire.is_over:
             return False
         if not isinstance(stream, TicketStream):
             return now_ms - stream.wire.wrote_ms >= SILENCE_MS and stream.wire.write(COMMENT, chunk(COMMENT), now_ms)
@@ -462,7 +490,7 @@ class Streams:
         return stream.told.state is TicketState.ADMITTED and now_ms - stream.asked_ms < ASK_AGAIN_MS
 
     def _write_ticket(self, stream: TicketStream, told: Told, now_ms: int) -> bool:
-        if stream.wire.ended.done():
+        if stream.wire.is_over:
             return False
         frame = self._feed.line_of(stream.facts.sale_no).shown(self._feed.now_ms())
         event_id = _id(frame)
@@ -484,6 +512,7 @@ class Streams:
         is_written = stream.wire.write(payload, chunk(payload), now_ms)
         if told.is_final:
             stream.wire.finish()
+            self._to_end.extend([stream.on_end] if stream.on_end is not None else [])
         return is_written
 
     async def _pass_on(self, sale_no: int, now_ms: int) -> int:
@@ -518,20 +547,18 @@ class Streams:
             if start:
                 await asyncio.sleep(0)
             for stream in streams[start : start + SLICE]:
-                if not stream.wire.ended.done():
+                if not stream.wire.is_gone:
                     written += serve(stream, now_ms)
         return written
 
     async def _sweep(self) -> int:
-        """Wake the handlers of connections that have gone, and of those whose session was ended: they come back and
-        are refused."""
+        """End the streams of those whose session was ended: they come back and are refused."""
         dropped = 0
         streams = tuple(self._all())
         for start in range(0, len(streams), 20 * SLICE):
             await asyncio.sleep(0)
             for stream in streams[start : start + 20 * SLICE]:
-                is_over = stream.wire.is_closing or stream.session in self._revoked
-                if is_over and not stream.wire.ended.done():
+                if stream.session in self._revoked and not stream.wire.is_over:
                     stream.wire.finish()
                     dropped += 1
         return dropped
@@ -541,12 +568,6 @@ class Streams:
 
     def _of_line(self, sale_no: int) -> tuple[Stream, ...]:
         return tuple(s for s in self._all() if isinstance(s, TicketStream) and s.facts.sale_no == sale_no)
-
-
-async def _end(response: web.StreamResponse, wire: Wire) -> web.StreamResponse:
-    if not wire.is_closing:
-        await response.write_eof()
-    return response
 
 
 def _id(frame: Frame) -> str:

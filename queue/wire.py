@@ -1,5 +1,7 @@
 """One event stream's connection: events framed once, written without waiting, dropped when its reader does not keep up.
 
+Once the answer has begun, the connection is taken from the framework: parser, request, middleware and two tasks, which
+would be parked for as long as somebody waits, are three quarters of what a stream would cost in memory.
 A write to a closed connection raises nothing and a dead peer closes nothing, so whoever writes asks first.
 """
 
@@ -10,11 +12,15 @@ import fcntl
 import socket
 import struct
 import termios
+from collections.abc import Callable, Mapping
+
+from aiohttp import HttpVersion11, web
 
 # Two line documents of a large line: who is that far behind reads no more.
 UNSENT_BYTES_MAX = 64 * 1024
 # A connection that takes nothing, or whose network acknowledges nothing, for this long is dead.
 STALLED_MS = 20_000
+LAST_CHUNK = b"0\r\n\r\n"
 TCP_USER_TIMEOUT = getattr(socket, "TCP_USER_TIMEOUT", 18)
 
 
@@ -28,29 +34,79 @@ def chunk(payload: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(payload), payload)
 
 
-class Wire:
+class Answer(web.StreamResponse):
+    """The head of an event stream's answer. Its end is the wire's: the framework writes none."""
+
+    def __init__(self, headers: Mapping[str, str]) -> None:
+        super().__init__(headers=headers)
+        # No request can follow on a connection that the framework has let go; proxies and clients are told so.
+        self.force_close()
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Nothing: `Wire.finish` does."""
+
+
+class Wire(asyncio.Protocol):
     """One open stream's connection. Bytes that many streams share are framed once, by the caller."""
 
-    __slots__ = ("_blocked_ms", "_descriptor", "_transport", "_unacked_ms", "ended", "is_chunked", "wrote_ms")
+    __slots__ = (
+        "_blocked_ms",
+        "_descriptor",
+        "_on_gone",
+        "_transport",
+        "_unacked_ms",
+        "is_chunked",
+        "is_gone",
+        "is_over",
+        "wrote_ms",
+    )
 
     def __init__(self, transport: asyncio.Transport, *, is_chunked: bool, now_ms: int) -> None:
         self._transport = transport
         self._descriptor = _prepare_socket(transport)
         self._blocked_ms = 0
         self._unacked_ms = 0
+        self._on_gone: Callable[[], None] | None = None
         self.is_chunked = is_chunked
+        # Nothing more is written, though what was written may still be on its way; and the connection has closed.
+        self.is_over = False
+        self.is_gone = False
         self.wrote_ms = now_ms
-        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    @property
-    def is_closing(self) -> bool:
-        """Whether the connection has gone."""
-        return self._transport.is_closing()
+    @classmethod
+    def take(cls, request: web.Request, *, now_ms: int) -> Wire:
+        """Take the connection over which `request` is being answered; for the framework it is as if it had been lost.
+
+        What the client still sends is left unread by anyone. Raises ConnectionResetError when it has gone already.
+        """
+        handler, transport = request.protocol, request.transport
+        if transport is None or transport.is_closing():
+            raise ConnectionResetError
+        wire = cls(transport, is_chunked=request.version >= HttpVersion11, now_ms=now_ms)
+        transport.set_protocol(wire)
+        if not transport.is_reading():
+            # Paused for requests behind this one: nobody would see the connection close.
+            transport.resume_reading()
+        # Otherwise it would close what it believes to be lost.
+        handler.transport = None
+        handler.connection_lost(None)
+        return wire
+
+    def watch(self, on_gone: Callable[[], None]) -> None:
+        """Call `on_gone` once, when the connection has gone."""
+        self._on_gone = on_gone
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Called by the loop, however the connection ended."""
+        self.is_over = self.is_gone = True
+        on_gone, self._on_gone = self._on_gone, None
+        if on_gone is not None:
+            on_gone()
 
     def write(self, plain: bytes, chunked: bytes, now_ms: int) -> bool:
-        """Write to the connection; False when the stream was dropped instead, for what it left unread."""
-        if self.is_closing:
-            return self.drop()
+        """Write to the connection; False when the stream is over, or was dropped for what it left unread."""
+        if self.is_over or self._transport.is_closing():
+            return False
         self._transport.write(chunked if self.is_chunked else plain)
         self.wrote_ms = now_ms
         if self._transport.get_write_buffer_size() > UNSENT_BYTES_MAX:
@@ -59,8 +115,6 @@ class Wire:
 
     def is_moving(self, now_ms: int) -> bool:
         """Whether bytes get through; one that takes nothing for too long is dropped. Ask before writing."""
-        if self.is_closing:
-            return self.drop()
         is_blocked = self._transport.get_write_buffer_size() > 0
         self._blocked_ms = (self._blocked_ms or now_ms) if is_blocked else 0
         self._unacked_ms = 0 if self.is_acknowledged() else self._unacked_ms or now_ms
@@ -80,18 +134,23 @@ class Wire:
     @property
     def is_live(self) -> bool:
         """Whether somebody is there to be told something: connected, nothing left unacknowledged for a while."""
-        return not self.is_closing and (self._unacked_ms == 0 or self.is_acknowledged())
+        is_open = not self.is_over and not self._transport.is_closing()
+        return is_open and (self._unacked_ms == 0 or self.is_acknowledged())
 
     def drop(self) -> bool:
         """Cut the connection; nothing that is left is sent. Always False."""
+        self.is_over = True
         self._transport.abort()
-        self.finish()
         return False
 
     def finish(self) -> None:
-        """Wake the handler, which ends the answer."""
-        if not self.ended.done():
-            self.ended.set_result(None)
+        """End the answer. What was written still goes out, and then the connection closes."""
+        if self.is_over:
+            return
+        self.is_over = True
+        if self.is_chunked and not self._transport.is_closing():
+            self._transport.write(LAST_CHUNK)
+        self._transport.close()
 
 
 def _prepare_socket(transport: asyncio.Transport) -> int:

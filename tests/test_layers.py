@@ -23,7 +23,7 @@ WHAT_A_SALE_IS = re.compile(r"onsale\.catalog\.((sales|errors|states|schedule|mo
 FILES = sorted(path.relative_to(ROOT) for room in STOREY for path in (ROOT / room).rglob("*.py"))
 
 AIOHTTP = re.compile(
-    r"server/.*|\w+/(\w+_)?handlers\.py|queue/stream\.py|auth/(middleware|requests)\.py|checkout/providers/.*"
+    r"server/.*|\w+/(\w+_)?handlers\.py|queue/(stream|wire)\.py|auth/(middleware|requests)\.py|checkout/providers/.*"
 )
 # The scripts, the feeds, and those who are handed a client to call scripts on: never a handler or a pure file.
 REDIS = re.compile(

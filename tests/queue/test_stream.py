@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg
@@ -57,6 +58,19 @@ async def let_in(edge: Edge) -> None:
     """The operator lifts the pause; whoever waits is let in, and this process hears of it."""
     await edge.control.resume(SALE, actor="test")
     assert await edge.admit()
+
+
+@asynccontextmanager
+async def lazily(client: Client, path: str, proof: dict[str, str]) -> AsyncIterator[None]:
+    """A client that asks for a stream and reads nothing of it."""
+    with socket.socket() as lazy:
+        lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        lazy.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(lazy, (client.server.host, client.server.port))
+        request = f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: {proof['Authorization']}\r\n\r\n"
+        await loop.sock_sendall(lazy, request.encode())
+        yield
 
 
 async def until(condition: Any) -> None:
@@ -147,7 +161,7 @@ async def test_a_turn_is_not_taken_for_a_connection_that_has_gone(edge: Edge, cl
     response = await client.get(path, headers=proof)
     await Events(response).until("line")
     response.close()
-    await until(lambda: [True] == [stream.wire.is_closing for stream in edge.streams._all()])
+    await until(lambda: edge.streams.open_count == 0)
     await let_in(edge)
     await edge.turn()
     view = await edge.line.look(edge.known.keys, 1)
@@ -287,9 +301,6 @@ async def test_streams_are_bounded(edge: Edge, client: Client) -> None:
     async with client.get(LINE_EVENTS) as response:
         assert 503 == response.status
     mine[0].close()
-    await until(lambda: any(stream.wire.is_closing for stream in edge.streams._all()))
-    edge.clock.ms += 1_000
-    assert 1 == (await edge.streams.tick()).dropped
     await until(lambda: edge.streams.open_count == 4)
     async with client.get(path, headers=proof) as response:
         assert 200 == response.status
@@ -303,19 +314,12 @@ async def test_a_reader_that_reads_no_more_is_dropped(edge: Edge, client: Client
     other, other_proof = await joined(edge, "bob")
     reading = Events(await client.get(other, headers=other_proof))
     await reading.until("line")
-    server = client.server
-    with socket.socket() as lazy:
-        lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        lazy.setblocking(False)
-        loop = asyncio.get_running_loop()
-        await loop.sock_connect(lazy, (server.host, server.port))
-        request = f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: {proof['Authorization']}\r\n\r\n"
-        await loop.sock_sendall(lazy, request.encode())
+    async with lazily(client, path, proof):
         await until(lambda: edge.streams.open_count == 2)
         stream = next(s for s in edge.streams._all() if getattr(s, "buyer", "") == "ann")
         block = b": " + b"x" * UNSENT_BYTES_MAX + b"\n\n"
         async with asyncio.timeout(10):
-            while not stream.wire.ended.done():
+            while not stream.wire.is_over:
                 stream.wire.write(block, block, edge.clock())
                 await asyncio.sleep(0)
     await until(lambda: edge.streams.open_count == 1)
@@ -327,14 +331,7 @@ async def test_a_reader_that_reads_no_more_is_dropped(edge: Edge, client: Client
 async def test_a_stalled_reader_gives_no_sign_and_is_ended(edge: Edge, client: Client) -> None:
     """Bytes that do not get through are no sign of life; after twenty seconds of it the stream is over."""
     path, proof = await joined(edge, "ann")
-    server = client.server
-    with socket.socket() as lazy:
-        lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        lazy.setblocking(False)
-        loop = asyncio.get_running_loop()
-        await loop.sock_connect(lazy, (server.host, server.port))
-        request = f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: {proof['Authorization']}\r\n\r\n"
-        await loop.sock_sendall(lazy, request.encode())
+    async with lazily(client, path, proof):
         await until(lambda: edge.streams.open_count == 1)
         await edge.turn()
         stream = next(edge.streams._all())
@@ -350,7 +347,53 @@ async def test_a_stalled_reader_gives_no_sign_and_is_ended(edge: Edge, client: C
         assert not stream.wire.is_live
         edge.clock.ms += STALLED_MS + ROUND_MS
         await edge.streams.tick()
-        assert stream.wire.ended.done()
+        assert stream.wire.is_over
+    await until(lambda: edge.streams.open_count == 0)
+
+
+async def test_an_ended_stream_that_is_not_read_is_cut(edge: Edge, client: Client) -> None:
+    """Its last bytes have twenty seconds to get through; then its room is given to others."""
+    path, proof = await joined(edge, "ann")
+    async with lazily(client, path, proof):
+        await until(lambda: edge.streams.open_count == 1)
+        stream = next(edge.streams._all())
+        block = b": " + b"x" * 8_000 + b"\n\n"
+        while stream.wire.is_acknowledged():
+            stream.wire.write(block, block, edge.clock())
+            await asyncio.sleep(0)
+        while stream.wire._transport.get_write_buffer_size() == 0:
+            stream.wire.write(block, block, edge.clock())
+        stream.wire.finish()
+        for passed_ms in (ROUND_MS, STALLED_MS):
+            assert 1 == edge.streams.open_count
+            edge.clock.ms += passed_ms
+            await edge.streams.tick()
+        edge.clock.ms += ROUND_MS
+        await edge.streams.tick()
+        await until(lambda: edge.streams.open_count == 0)
+
+
+async def test_the_framework_lets_a_stream_go(edge: Edge, client: Client) -> None:
+    """Nothing of a request is kept for as long as somebody waits. A request sent behind it is answered by nobody: the
+    answer said that the connection closes, and it does."""
+    path, proof = await joined(edge, "ann")
+    reader, writer = await asyncio.open_connection(client.server.host, client.server.port)
+    asked = f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: {proof['Authorization']}\r\n\r\n".encode()
+    writer.write(2 * asked)
+    head = await reader.readuntil(b"\r\n\r\n")
+    await until(lambda: edge.streams.open_count == 1)
+    writer.write(asked)
+    assert client.server.handler is not None
+    await until(lambda: client.server.handler.connections == [])
+
+    await edge.teller.leave(edge.tickets.facts(path.split("/")[3]), "ann")
+    await edge.turn()
+    body = await asyncio.wait_for(reader.read(), 5)
+    writer.close()
+
+    assert b"\r\nConnection: close\r\n" in head
+    assert body.endswith(b"\r\n0\r\n\r\n")
+    assert 0 == body.count(b"HTTP/1.1")
     await until(lambda: edge.streams.open_count == 0)
 
 

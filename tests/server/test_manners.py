@@ -255,9 +255,7 @@ async def test_hot_answers_have_the_headers_of_every_answer(shared_client):
         assert set(hot.headers) == set(cold.headers)
 
 
-@pytest.mark.parametrize(
-    "path", ["/v1/sales/no%20ne/line", "/v1/sales//line", f"{HOT}?x=1", "/v2/sales/a/line"]
-)
+@pytest.mark.parametrize("path", ["/v1/sales/no%20ne/line", "/v1/sales//line", f"{HOT}?x=1", "/v2/sales/a/line"])
 async def test_what_is_not_plainly_hot_goes_the_ordinary_way(shared_client, path):
     """Nothing slips between the two."""
     async with shared_client.get(path) as response:
