@@ -146,7 +146,7 @@ def server_loops(app: web.Application, runner: Runner) -> Loops:
     if runner.server is not None:
         loops.add("sweep", Sweeper(runner.server, asyncio.get_running_loop().time).tick, SWEEP_INTERVAL_MS)
     loops.add("loop_lag", LoopLag(metrics).tick, 0)
-    loops.add("summary", Summary(hot).tick, SUM_INTERVAL_MS)
+    loops.add("summary", Summary(metrics.traffic, hot).tick, SUM_INTERVAL_MS)
     loops.add("snapshot", app[documents.SNAPSHOTS].tick, SNAPSHOT_INTERVAL_MS)
     return loops
 

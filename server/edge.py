@@ -172,9 +172,11 @@ def _name(path: str) -> str:
 
 
 class Summary:
-    """One log line a second for each hot route that served something."""
+    """One log line a second for each hot route that served something, and for each other that told more to come back
+    than have a line of their own."""
 
-    def __init__(self, hot: Sequence[RouteStats]) -> None:
+    def __init__(self, traffic: Traffic, hot: Sequence[RouteStats]) -> None:
+        self._traffic = traffic
         self._hot = hot
 
     async def tick(self) -> int:
@@ -193,4 +195,8 @@ class Summary:
                     slowest_ms=round(recent.slowest_s * 1000, 2),
                     duration_ms=round(recent.total_s * 1000, 1),
                 )
+        for stats in self._traffic.routes():
+            if untold := stats.take_untold():
+                served += untold
+                log.info("requests.refused", method=stats.method, route=stats.route, status=429, count=untold)
         return served

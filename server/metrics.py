@@ -13,7 +13,7 @@ import os
 import platform
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,11 @@ COUNTED: Mapping[tuple[str, str], str] = {
 }
 
 
+# Lines of the log a second and route for requests that were told to come back (429). What a flood asks beyond them is
+# summed up: its lines would cost as much as its answers, and fill the disk.
+REFUSAL_LINES_MAX = 10
+
+
 @dataclass(slots=True)
 class Recent:
     """What a route served since it was last asked."""
@@ -60,7 +65,7 @@ class Recent:
 class RouteStats:
     """Counts of one route, cheap enough for the hottest: a few additions a request, no lock, no label look-up."""
 
-    __slots__ = ("buckets", "method", "outcomes", "recent", "route", "statuses", "total_s", "verb")
+    __slots__ = ("buckets", "method", "outcomes", "recent", "refusals", "route", "statuses", "total_s", "verb")
 
     def __init__(self, method: str, route: str) -> None:
         self.method = method
@@ -71,6 +76,7 @@ class RouteStats:
         self.statuses: dict[int, int] = {}
         self.outcomes: dict[str, int] = {}
         self.recent = Recent()
+        self.refusals = 0
 
     def note(self, status: int, took_s: float, code: str) -> None:
         """One request was answered; `code` is the problem's, empty for a success."""
@@ -93,6 +99,17 @@ class RouteStats:
         return recent
 
 
+    def is_told_of_refusal(self) -> bool:
+        """One more was told to come back; whether the log tells of it in a line of its own."""
+        self.refusals += 1
+        return self.refusals <= REFUSAL_LINES_MAX
+
+    def take_untold(self) -> int:
+        """How many were told to come back since the last call that have no line of their own."""
+        refusals, self.refusals = self.refusals, 0
+        return max(0, refusals - REFUSAL_LINES_MAX)
+
+
 class Traffic(Collector):
     """The counts of every route, and the series made of them."""
 
@@ -106,13 +123,17 @@ class Traffic(Collector):
             self._routes[key] = RouteStats(*key)
         return self._routes[key]
 
+    def routes(self) -> Sequence[RouteStats]:
+        """Every route that was asked for."""
+        return list(self._routes.values())
+
     def collect(self) -> Iterable[Metric]:
         seconds = Metric("onsale_http_request_seconds", "Time to answer, by route.", "histogram")
         requests = Metric("onsale_http_requests", "Requests answered, by route and status.", "counter")
         verbs = {
             verb: Metric(f"onsale_{verb}", f"Calls to {verb}, by outcome.", "counter") for verb in COUNTED.values()
         }
-        for stats in list(self._routes.values()):
+        for stats in self.routes():
             labels = {"method": stats.method, "route": stats.route}
             _add_histogram(seconds, labels, stats)
             for status, count in stats.statuses.items():

@@ -143,10 +143,14 @@ def route_of(request: web.Request) -> str:
 
 
 def _note(request: web.Request, response: web.StreamResponse, traffic: Traffic, took_s: float) -> None:
-    """Count the request and write its line: all that is known of it, and no query (it may hold a stream key)."""
+    """Count the request and write its line, unless it is one of a flood: all that is known of it, and no query (it may
+    hold a stream key)."""
     route = route_of(request)
     code: str = response.get(CODE, "")
-    traffic.of(request.method, route).note(response.status, took_s, code)
+    stats = traffic.of(request.method, route)
+    stats.note(response.status, took_s, code)
+    if response.status == 429 and not stats.is_told_of_refusal():
+        return
     log.info(
         "request.served",
         request_id=request[REQUEST_ID],

@@ -9,7 +9,7 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 
 from onsale.server.edge import Summary
-from onsale.server.metrics import Traffic
+from onsale.server.metrics import REFUSAL_LINES_MAX, Traffic
 from onsale.server.middleware import request_id
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -266,13 +266,31 @@ async def test_what_is_not_plainly_hot_goes_the_ordinary_way(shared_client, path
 
 async def test_hot_requests_are_logged_as_one_line(shared_server, monkeypatch):
     """A sum a second and route: how many, which statuses, the slowest."""
-    stats = Traffic().of("GET", "/v1/tickets/{ticket}")
+    traffic = Traffic()
+    stats = traffic.of("GET", "/v1/tickets/{ticket}")
     for status, took_s in ((200, 0.001), (200, 0.004), (404, 0.002)):
         stats.note(status, took_s, "")
     lines = []
     monkeypatch.setattr("onsale.server.edge.log", SimpleNamespace(info=lambda event, **fields: lines.append(fields)))
-    summary = Summary([stats])
+    summary = Summary(traffic, [stats])
 
     assert (3, 0) == (await summary.tick(), await summary.tick())
     [line] = lines
     assert (3, {200: 2, 404: 1}, 4.0) == (line["count"], line["statuses"], line["slowest_ms"])
+
+
+async def test_a_flood_of_refusals_is_summed_up(shared_server, monkeypatch):
+    """A few are told of one by one, the rest in one line a second."""
+    traffic = Traffic()
+    stats = traffic.of("POST", "/v1/sessions")
+    lines = []
+    monkeypatch.setattr(
+        "onsale.server.edge.log", SimpleNamespace(info=lambda event, **fields: lines.append((event, fields["count"])))
+    )
+    summary = Summary(traffic, [])
+    told = [stats.is_told_of_refusal() for _ in range(2_000)]
+
+    assert (REFUSAL_LINES_MAX, 2_000) == (sum(told), len(told))
+    assert (2_000 - REFUSAL_LINES_MAX, 0) == (await summary.tick(), await summary.tick())
+    assert [("requests.refused", 2_000 - REFUSAL_LINES_MAX)] == lines
+    assert stats.is_told_of_refusal()
