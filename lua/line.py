@@ -218,9 +218,7 @@ class LineScripts:
         ]
         return _answers(await self._restore(names, [_pack(items)]))
 
-    async def admit(
-        self, keys: LineKeys, stock: StockNote | None, *, admit_max: int, skew_ms: int = 0
-    ) -> AdmitTick:
+    async def admit(self, keys: LineKeys, stock: StockNote | None, *, admit_max: int, skew_ms: int = 0) -> AdmitTick:
         """Let in whom rate, cap and stock allow; a seat is kept `skew_ms` longer than its pass."""
         names = [
             *(keys.meta, keys.policy, keys.pauses, keys.waiting, keys.absent, keys.tickets),

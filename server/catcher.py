@@ -22,11 +22,13 @@ import msgspec
 from aiohttp import web
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
+from onsale.auth.errors import NotFound
 from onsale.auth.identifiers import is_id, new_id
 from onsale.auth.requests import language, query, rfc3339
 from onsale.server.middleware import Handler
+from onsale.server.pages.assets import ASSETS, add_assets
 from onsale.server.running import replace_file
-from onsale.web import messages, templates
+from onsale.web import messages, static_folder, templates
 
 KEPT_MAX = 500
 LETTER_BYTES_MAX = 1 << 20
@@ -129,6 +131,7 @@ def create_pages(letterbox: Letterbox) -> web.Application:
     """The letters as a page, and as JSON: `/letters?to=…` and `/letters/{letter}`."""
     app = web.Application(middlewares=[_only_loopback])
     app[LETTERBOX] = letterbox
+    add_assets(app, static_folder())
     app.add_routes([
         web.get("/", _show),
         web.get("/letters", _list),
@@ -142,12 +145,15 @@ async def _only_loopback(request: web.Request, handler: Handler) -> web.StreamRe
     name = urlsplit(f"//{request.host}").hostname or ""
     if name not in LOOPBACK_NAMES or not ipaddress.ip_address(request.remote or "0.0.0.0").is_loopback:  # noqa: S104
         raise web.HTTPForbidden(text="for this machine alone\n")
-    response = await handler(request)
+    try:
+        response = await handler(request)
+    except NotFound:
+        raise web.HTTPNotFound from None
     response.headers.update({
         "Cache-Control": "no-store",
         "X-Content-Type-Options": "nosniff",
-        # The page has one style and nothing else; a letter is text in it.
-        "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
+        # The page has styles and an icon and nothing else; a letter is text in it.
+        "Content-Security-Policy": "default-src 'none'; style-src 'self'; img-src 'self'; frame-ancestors 'none'",
     })  # fmt: skip
     return response
 
@@ -155,7 +161,11 @@ async def _only_loopback(request: web.Request, handler: Handler) -> web.StreamRe
 async def _show(request: web.Request) -> web.Response:
     lang = language(request)
     letters = await asyncio.to_thread(request.app[LETTERBOX].letters, request.query.get("to", ""))
-    text = templates().get_template("catcher.html").render(lang=lang, t=messages(lang).__getitem__, letters=letters)
+    text = (
+        templates()
+        .get_template("catcher.html")
+        .render(lang=lang, t=messages(lang).__getitem__, asset=request.app[ASSETS].path, letters=letters)
+    )
     return web.Response(text=text, content_type="text/html")
 
 
@@ -169,7 +179,7 @@ async def _one(request: web.Request) -> web.Response:
     letter = request.match_info["letter"]
     found = await asyncio.to_thread(request.app[LETTERBOX].letter, letter) if is_id(letter) else None
     if found is None:
-        raise web.HTTPNotFound
+        raise NotFound
     return web.Response(body=msgspec.json.encode(found), content_type="application/json")
 
 

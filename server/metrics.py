@@ -98,7 +98,6 @@ class RouteStats:
         recent, self.recent = self.recent, Recent()
         return recent
 
-
     def is_told_of_refusal(self) -> bool:
         """One more was told to come back; whether the log tells of it in a line of its own."""
         self.refusals += 1

@@ -52,6 +52,7 @@ def templates() -> jinja2.Environment:
         "moment": formats.moment,
         "clock": formats.clock,
         "wait_range": formats.wait_range,
+        "sheet": _sheet,
     }
     return environment
 
@@ -68,3 +69,8 @@ def letter_templates() -> jinja2.Environment:
     )
     environment.filters["money"] = formats.money_text
     return environment
+
+
+def _sheet(name: str) -> str:
+    """A style as text, for a page that is a file of its own and can ask nobody for it."""
+    return (static_folder() / name).read_text("utf-8")

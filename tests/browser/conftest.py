@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -9,6 +10,21 @@ from pathlib import Path
 import pytest
 from browser_kit import CHROMIUM, System
 from playwright.async_api import Browser, async_playwright
+
+numbers = itertools.count(1)
+STILL = """[sale]
+id = "{sale}"
+title = "Standing still"
+opens_at = "now"
+closes_at = "2099-01-01T00:00:00Z"
+[admission]
+rate_per_second = 0
+active_max = 50
+[[items]]
+title = "Slippers"
+stock = 5
+price = {{ amount = 29000, currency = "KRW" }}
+"""
 
 
 @pytest.fixture(scope="session")
@@ -35,3 +51,11 @@ async def browser(tmp_path: Path) -> AsyncIterator[Browser]:
         )
         yield started
         await started.close()
+
+
+@pytest.fixture
+def sale(system: System) -> str:
+    """The path of a sale of this test's own, that lets nobody in."""
+    name = f"still-{next(numbers)}"
+    system.create_sale(STILL.format(sale=name))
+    return f"/sales/{name}"

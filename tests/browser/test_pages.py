@@ -2,36 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
-
 import pytest
 from browser_kit import MARKS, PHONE, System, faults_of, keep_picture, signed_in
 from playwright.async_api import Browser, BrowserContext, Page, expect
 
 pytestmark = MARKS
-
-numbers = itertools.count(1)
-SALE = """[sale]
-id = "{sale}"
-title = "Standing still"
-opens_at = "now"
-closes_at = "2099-01-01T00:00:00Z"
-[admission]
-rate_per_second = 0
-active_max = 50
-[[items]]
-title = "Slippers"
-stock = 5
-price = {{ amount = 29000, currency = "KRW" }}
-"""
-
-
-@pytest.fixture
-def sale(system: System) -> str:
-    """The path of a sale of this test's own, that lets nobody in."""
-    name = f"still-{next(numbers)}"
-    system.create_sale(SALE.format(sale=name))
-    return f"/sales/{name}"
 
 
 async def waiting(context: BrowserContext, system: System, sale: str) -> Page:

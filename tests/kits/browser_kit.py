@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import shutil
@@ -26,6 +27,7 @@ ONSALE = str(Path(sys.executable).parent / "onsale")
 WIDE: ViewportSize = {"width": 1280, "height": 900}
 PHONE: ViewportSize = {"width": 390, "height": 844}
 READY_WITHIN_S = 60
+LETTER_WITHIN_S = 20
 SALE = """[sale]
 id = "walk"
 title = "Walk through"
@@ -60,6 +62,7 @@ class System:
             time.sleep(0.1)
         assert self._up.poll() is None, self.said
         self.base = re.search(r"shop\s+(http\S+?)/?\s", self.said)[1]
+        self.mail = re.search(r"mail\s+(http\S+?)/?\s", self.said)[1]
         self.create_sale(SALE)
 
     def create_sale(self, text: str) -> None:
@@ -96,6 +99,18 @@ async def signed_in(context: BrowserContext, system: System, who: str, onward: s
     await page.click("main button")
     await page.wait_for_url(f"**{onward}")
     return page
+
+
+async def code_for(page: Page, system: System, email: str) -> str:
+    """The code in the newest letter to an address, read where `onsale up` shows what came in over SMTP; the page stays
+    there."""
+    async with asyncio.timeout(LETTER_WITHIN_S):
+        while True:
+            await page.goto(f"{system.mail}/?to={email}")
+            if await page.locator("article").count():
+                text = await page.locator("article pre").first.inner_text()
+                return re.search(r"\b\d{6}\b", text)[0]
+            await page.wait_for_timeout(100)
 
 
 async def keep_picture(page: Page, name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from email.message import EmailMessage
 from pathlib import Path
@@ -82,10 +83,24 @@ async def test_only_this_machine_sees_them(addresses: tuple[str, str]) -> None:
     assert "&lt;script&gt;" in page and "<script>" not in page
 
 
-@pytest.mark.parametrize("path", ["/letters/nothing", "/letters/..%2f..%2fdemo.json", "/letters/" + "0" * 26])
+@pytest.mark.parametrize(
+    "path",
+    ["/letters/nothing", "/letters/..%2f..%2fdemo.json", "/letters/" + "0" * 26, "/static/nothing.css"],
+)
 async def test_what_is_no_letter(addresses: tuple[str, str], path: str) -> None:
     """404, and no other file is opened."""
     assert 404 == (await fetch(addresses[1], path))[0]
+
+
+async def test_the_page_brings_its_styles(addresses: tuple[str, str]) -> None:
+    """From its own address: nothing is inlined, and the policy would let nothing be."""
+    async with aiohttp.ClientSession(addresses[1]) as session, session.get("/") as answer:
+        page, policy = await answer.text(), answer.headers["Content-Security-Policy"]
+        styles = re.findall(r'href="(/static/\S+\.css)"', page)
+        kinds = [(await session.get(path)).content_type for path in styles]
+
+    assert "<style" not in page and " style=" not in page and "unsafe" not in policy
+    assert ["text/css"] * 2 == kinds
 
 
 async def test_the_newest_are_kept(letterbox: Letterbox, addresses: tuple[str, str]) -> None:
