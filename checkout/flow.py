@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -54,10 +54,18 @@ from onsale.checkout.idempotency import (
 )
 from onsale.checkout.inventory import Amend, Held, Inventory, OrderView, Reserve
 from onsale.checkout.orders import Orders
-from onsale.checkout.ports import Carts, Offers, PassTimes, PaymentProvider
+from onsale.checkout.ports import Carts, Method, Offers, PassTimes, PaymentProvider
 from onsale.checkout.record.events import OrderDoc
 from onsale.checkout.record.watermark import RECORDED, RecordFeed, VerdictKind
-from onsale.checkout.schemas import ITEMS_MAX, AmendRequest, ItemRequest, OrderRequest, PaymentRequest, ReserveRequest
+from onsale.checkout.schemas import (
+    ITEMS_MAX,
+    Address,
+    AmendRequest,
+    ItemRequest,
+    OrderRequest,
+    PaymentRequest,
+    ReserveRequest,
+)
 from onsale.checkout.settling import Claim, Settler, Shop
 from onsale.checkout.snapshot import units_of
 from onsale.checkout.states import OrderState
@@ -280,13 +288,32 @@ class CheckoutFlow:
         `Inventory.amend` raises.
         """
         sale = sale_of(self._book, order)
+        await self._amend(sale, buyer, order, request, partial(self._pass_exp_ms, sale, token=token))
+
+    async def send_to(self, buyer: str, order: str, address: Address | None) -> None:
+        """Say where a reservation goes, and nothing else of it: no pass is asked for, which guards units, and may run
+        out while somebody types. Raises OrderUnknown, and what `Inventory.amend` raises."""
+
+        async def as_long_as_it_holds(view: OrderView) -> int:
+            return view.expires_at_ms
+
+        await self._amend(sale_of(self._book, order), buyer, order, AmendRequest(address=address), as_long_as_it_holds)
+
+    async def _amend(
+        self,
+        sale: Sale,
+        buyer: str,
+        order: str,
+        request: AmendRequest,
+        allowed_until_ms: Callable[[OrderView], Awaitable[int]],
+    ) -> None:
         for _ in range(AMEND_TRIES_MAX):
             view = await self._look(sale.id, order)
             if view is None:
                 await self._refuse_forgotten(buyer, order)
             if view.buyer != buyer:
                 raise OrderUnknown
-            pass_exp_ms = await self._pass_exp_ms(sale, view, token)
+            pass_exp_ms = await allowed_until_ms(view)
             doc = DOC.decode(view.doc)
             offers = {} if request.items is UNSET else await self._offered(sale, request.items)
             amended = amended_doc(offers, doc, request, self._sealer)
@@ -297,6 +324,11 @@ class CheckoutFlow:
                 await self._shop.ask(sale.id, partial(self._inventory.amend, item=asked))
                 return
         raise OrderChanged
+
+    @property
+    def methods(self) -> Mapping[str, Sequence[Method]]:
+        """What can be paid with here, by provider."""
+        return {name: sorted(provider.methods) for name, provider in sorted(self._providers.items())}
 
     async def close(self) -> None:
         """Let every attempt finish that this process drives; each ends with its lease at the latest."""
@@ -313,7 +345,7 @@ class CheckoutFlow:
         except OfferUnavailable:
             raise ProductUnavailable from None
 
-    async def _pass_exp_ms(self, sale: Sale, view: OrderView, token: str) -> int:
+    async def _pass_exp_ms(self, sale: Sale, view: OrderView, *, token: str) -> int:
         """When the pass runs out with which the order was made; an ordinary order was made with none."""
         if not view.turn:
             return 0

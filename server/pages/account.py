@@ -11,14 +11,14 @@ from aiohttp import web
 from msgspec import UNSET, Struct, UnsetType, structs
 
 from onsale.auth.account_handlers import address_of, set_password
-from onsale.auth.addressbook import ADDRESSES_MAX, Entry
 from onsale.auth.errors import Flaw, InvalidRequest
 from onsale.auth.handlers import instant
 from onsale.auth.identifiers import is_id
 from onsale.auth.middleware import ACCOUNTS, ADDRESS_BOOK, COOKIES, DELETION, SESSIONS
-from onsale.auth.schemas import AddressNew, Language, Name, PasswordChange, Phone
+from onsale.auth.schemas import Language, Name, PasswordChange, Phone
 from onsale.auth.sessions import SessionView
 from onsale.server.pages.access import entered, form, html, onward, page, reader, typed
+from onsale.server.pages.addresses import address_asked, said_of, told_book
 from onsale.server.pages.rendering import keep_language, render
 
 SESSIONS_A_PAGE = 20
@@ -90,16 +90,16 @@ async def end_sessions(request: web.Request) -> web.Response:
 async def show_addresses(request: web.Request) -> web.Response:
     """The address book, the newest first, and a form for another address."""
     found = reader(request)
-    entries = await request.app[ADDRESS_BOOK].page(found.account, before=None, limit=ADDRESSES_MAX)
-    first = {"default": "true"} if not entries else {}
-    return render(request, "account_addresses.html", filled=first, addresses=[_address(entry) for entry in entries])
+    addresses = await told_book(request, found.account)
+    first = {} if addresses else {"default": "true"}
+    return render(request, "account_addresses.html", filled=first, addresses=addresses)
 
 
 @form("/account/addresses", again=show_addresses)
 async def add_address(request: web.Request) -> web.Response:
     """Another address."""
     found = reader(request)
-    asked = _address_asked(await typed(request))
+    asked = address_asked(await typed(request))
     await request.app[ADDRESS_BOOK].add(found.account, address_of(asked), is_default=asked.default)
     return onward("/account/addresses?said=address_added")
 
@@ -109,16 +109,15 @@ async def show_address(request: web.Request) -> web.Response:
     """One address, to be changed."""
     found = reader(request)
     entry = await request.app[ADDRESS_BOOK].show(found.account, request.match_info["address"])
-    said = {name: text for name, text in structs.asdict(entry.address).items() if text is not None}
     default = {"default": "true"} if entry.is_default else {}
-    return render(request, "account_address.html", filled=said | default, address=entry.id)
+    return render(request, "account_address.html", filled=said_of(entry.address) | default, address=entry.id)
 
 
 @form("/account/addresses/{address}", again=show_address)
 async def change_address(request: web.Request) -> web.Response:
     """What an address says now."""
     found = reader(request)
-    asked = _address_asked(await typed(request))
+    asked = address_asked(await typed(request))
     await request.app[ADDRESS_BOOK].change(
         found.account, request.match_info["address"], lambda _: address_of(asked), is_default=asked.default
     )
@@ -191,15 +190,6 @@ def _session(view: SessionView, current: str) -> dict[str, Any]:
         "created_at": instant(view.created_at),
         "used_at": instant(view.used_at),
     }
-
-
-def _address(entry: Entry) -> dict[str, Any]:
-    return structs.asdict(entry.address) | {"address": entry.id, "is_default": entry.is_default}
-
-
-def _address_asked(fields: Any) -> AddressNew:
-    """Countries are written in capitals (ISO 3166), however somebody types."""
-    return entered({**fields, "country": fields.get("country", "").upper()}, AddressNew)
 
 
 ROUTES = (

@@ -4,16 +4,33 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from onsale.auth.account_handlers import address_of
+from onsale.auth.middleware import ADDRESS_BOOK
 from onsale.auth.requests import body_digest, form_fields
 from onsale.checkout.aftersale import Asking
 from onsale.checkout.handlers import AFTER_SALE, FLOW, READS
 from onsale.checkout.orders import Page
 from onsale.checkout.schemas import CancelRequest, ItemRequest, PaymentRequest, ReserveRequest
-from onsale.server.pages.access import converted, form, form_key, html, named, new_key, onward, page, plain, reader
+from onsale.checkout.states import OrderState
+from onsale.server.pages.access import (
+    converted,
+    form,
+    form_key,
+    html,
+    named,
+    new_key,
+    onward,
+    page,
+    plain,
+    reader,
+    typed,
+)
+from onsale.server.pages.addresses import address_asked, said_of, told_book, usual_address
 from onsale.server.pages.lines import left_ms
 from onsale.server.pages.rendering import render
 
 ORDERS_A_PAGE = 20
+SANDBOX = "sandbox"
 # What the sandbox provider obeys and a person may want to try by hand.
 SANDBOX_TOKENS = (
     "ok",
@@ -37,7 +54,7 @@ async def reserve(request: web.Request) -> web.Response:
         request.match_info["sale"],
         found.account,
         fields.get("pass", ""),
-        ReserveRequest(items=(item,)),
+        ReserveRequest(items=(item,), address=await usual_address(request, found.account)),
         form_key(fields),
     )
     return onward(f"/orders/{held.order}")
@@ -67,8 +84,42 @@ async def show_order(request: web.Request) -> web.Response:
         outlook=await request.app[AFTER_SALE].outlook(found.account, order.order),
         left_ms=left_ms(order.expires_at),
         key=new_key(),
+        # Of the others a browser needs scripts of theirs, which no page of ours loads.
+        methods=request.app[FLOW].methods.get(SANDBOX, ()),
+        providers=list(request.app[FLOW].methods),
         tokens=SANDBOX_TOKENS,
     )
+
+
+@page
+async def show_order_address(request: web.Request) -> web.Response:
+    """Where a reservation goes: one of the address book's, or another."""
+    found = reader(request)
+    order = await request.app[READS].order(found.account, request.match_info["order"])
+    if order.state != OrderState.RESERVED:
+        return onward(named(request, "/orders/{order}"))
+    return render(
+        request,
+        "order_address.html",
+        filled=said_of(order.address) if order.address else None,
+        order=order.order,
+        addresses=await told_book(request, found.account),
+    )
+
+
+@form("/orders/{order}/address", again=show_order_address)
+async def send_order_to(request: web.Request) -> web.Response:
+    """Send a reservation there; an address that was typed is kept in the book where that was asked for."""
+    found = reader(request)
+    fields = await typed(request)
+    if entry := fields.get("entry"):
+        address = (await request.app[ADDRESS_BOOK].show(found.account, entry)).address
+    else:
+        address = address_of(address_asked(fields))
+    await request.app[FLOW].send_to(found.account, request.match_info["order"], address)
+    if not entry and fields.get("keep") == "true":
+        await request.app[ADDRESS_BOOK].add(found.account, address, is_default=False)
+    return onward(named(request, "/orders/{order}?said=order_address"))
 
 
 @form("/orders/{order}")
@@ -76,7 +127,8 @@ async def pay(request: web.Request) -> web.Response:
     """Pay and confirm; the page then says how far it has come."""
     found = reader(request)
     fields = await form_fields(request)
-    payment = converted({"provider": "sandbox", "method": "card", "token": fields.get("token")}, PaymentRequest)
+    asked = {"provider": SANDBOX, "method": fields.get("method", "card"), "token": fields.get("token")}
+    payment = converted(asked, PaymentRequest)
     order = request.match_info["order"]
     await request.app[FLOW].confirm(found.account, order, payment, form_key(fields))
     return onward(named(request, "/orders/{order}"))
@@ -114,6 +166,8 @@ ROUTES = (
     html("POST", "/sales/{sale}/orders", reserve, "reserve_form", "Reserve from the page."),
     html("GET", "/orders", show_orders, "orders_page", "One's own orders."),
     html("GET", "/orders/{order}", show_order, "order_page", "One order."),
+    html("GET", "/orders/{order}/address", show_order_address, "order_address_page", "Where a reservation goes."),
+    html("POST", "/orders/{order}/address", send_order_to, "order_address_form", "Say where from the page."),
     html("POST", "/orders/{order}/pay", pay, "pay_form", "Pay from the page."),
     html("POST", "/orders/{order}/give-up", give_up, "give_up_form", "Give a reservation up from the page."),
     html("POST", "/orders/{order}/cancel", cancel, "cancel_form", "Cancel an order from the page."),

@@ -16,6 +16,7 @@ from onsale.catalog.product_handlers import product_cursor
 from onsale.checkout.handlers import FLOW
 from onsale.checkout.schemas import ITEMS_MAX, ItemRequest, Money, OrderRequest
 from onsale.server.pages.access import converted, filled, form, form_key, html, new_key, onward, page, plain, reader
+from onsale.server.pages.addresses import usual_address
 from onsale.server.pages.rendering import render
 
 WISHES_A_PAGE = 24
@@ -55,7 +56,9 @@ async def order_cart(request: web.Request) -> web.Response:
     items = _ordered(fields)
     seen = converted({"amount": fields.get("seen"), "currency": fields.get("currency")}, Money)
     held = await request.app[FLOW].order(
-        found.account, OrderRequest(items=items, expected_total=seen), form_key(fields)
+        found.account,
+        OrderRequest(items=items, address=await usual_address(request, found.account), expected_total=seen),
+        form_key(fields),
     )
     await request.app[CARTS].take(found.account, held.order, {item.product: item.quantity for item in items})
     return onward(f"/orders/{held.order}")

@@ -13,6 +13,7 @@ from onsale.catalog.states import SaleState
 from onsale.checkout.handlers import FLOW
 from onsale.checkout.schemas import ItemRequest, Money, OrderRequest
 from onsale.server.pages.access import converted, form, form_key, html, named, new_key, onward, page, plain, reader
+from onsale.server.pages.addresses import usual_address
 from onsale.server.pages.lines import now_ms
 from onsale.server.pages.rendering import READER, render
 
@@ -50,7 +51,8 @@ async def buy(request: web.Request) -> web.Response:
     item = _item(request, fields)
     seen = converted({"amount": fields.get("seen"), "currency": fields.get("currency")}, Money)
     shown_total = Money(seen.amount * item.quantity, seen.currency)
-    wanted = OrderRequest(items=(item,), expected_total=shown_total)
+    address = await usual_address(request, found.account)
+    wanted = OrderRequest(items=(item,), address=address, expected_total=shown_total)
     held = await request.app[FLOW].order(found.account, wanted, form_key(fields))
     return onward(f"/orders/{held.order}")
 

@@ -19,7 +19,7 @@ class Browser:
         self._site = site
         self.cookies = dict(cookies)
 
-    async def __call__(self, method: str, path: str, **fields: str) -> tuple[int, str, CIMultiDict[str]]:
+    async def __call__(self, method: str, path: str, /, **fields: str) -> tuple[int, str, CIMultiDict[str]]:
         """Status, text and headers."""
         cookies = "; ".join(f"{name}={value}" for name, value in self.cookies.items())
         headers = {"Sec_Fetch_Site": self._site} | ({"Cookie": cookies} if cookies else {})

@@ -15,6 +15,7 @@ from contract_kit import new_key, numbers
 from page_kit import Browser
 
 from onsale.auth.middleware import COOKIES
+from onsale.checkout.handlers import FLOW
 from onsale.checkout.providers import portone, stripe, toss
 from onsale.checkout.record.folding import Refusal
 from onsale.server.app import ROOMS
@@ -265,13 +266,19 @@ async def test_a_product_is_wished_for_and_no_more(system, seller, browser):
     assert f'action="/products/{hat}/wish"' in (await show("GET", f"/products/{hat}"))[1]
 
 
-async def ordered(system, seller, token, **fields):
-    """An order of one unit that is paid for."""
+async def reserved(system, seller, token, **fields):
+    """An order of one unit."""
     hat = await stocked(system, seller, **fields)
     wanted = {"items": [{"product": hat, "quantity": 1}]}
     held = await system.call("POST", "/v1/orders", wanted, token, Idempotency_Key=new_key())
-    assert 200 == (await system.pay(held.json["order"], token)).status
     return held.json["order"]
+
+
+async def ordered(system, seller, token, **fields):
+    """The same, paid for."""
+    order = await reserved(system, seller, token, **fields)
+    assert 200 == (await system.pay(order, token)).status
+    return order
 
 
 async def test_a_declined_payment_is_told_and_paid_again(system, seller, browser):
@@ -291,6 +298,98 @@ async def test_a_declined_payment_is_told_and_paid_again(system, seller, browser
     fields = hidden(text, f"{path}/pay")
     assert path == (await show("POST", f"{path}/pay", token="ok", **fields))[2]["Location"]
     assert 'id="order-state">Confirmed' in (await show("GET", path))[1]
+
+
+HOME = {"recipient": "김미나", "line1": "1 Hill Road", "city": "Seoul", "country": "KR"}
+
+
+async def test_an_order_goes_to_the_usual_address(system, seller, browser):
+    """What is ordered on a page goes to the book's default address, and the page says where."""
+    show, token = browser
+    await system.call("POST", "/v1/me/addresses", HOME | {"default": True}, token)
+    made = await stocked(system, seller)
+    path = f"/products/{made}"
+    key = hidden((await show("GET", path))[1], f"{path}/orders")
+    _, _, headers = await show("POST", f"{path}/orders", **key, quantity="1")
+    _, page, _ = await show("GET", headers["Location"])
+
+    assert HOME["line1"] in page
+    assert f'href="{headers["Location"]}/address"' in page
+    assert (
+        HOME["line1"] == (await system.call("GET", f"/v1{headers['Location']}", token=token)).json["address"]["line1"]
+    )
+
+
+async def test_an_order_is_sent_elsewhere_before_it_is_paid(system, seller, browser):
+    """To another address of the book, or to one that is typed, kept where that is asked for; what will not do is said
+    beside its field and nothing is lost; paid for, it stays where it goes."""
+    show, token = browser
+    order = await reserved(system, seller, token)
+    path = f"/orders/{order}/address"
+    book = (await system.call("POST", "/v1/me/addresses", HOME, token)).json["address"]
+
+    async def address():
+        return (await system.call("GET", f"/v1/orders/{order}", token=token)).json["address"]
+
+    chosen = await show("POST", path, entry=book)
+    assert (303, f"/orders/{order}?said=order_address") == (chosen[0], chosen[2]["Location"])
+    assert HOME["line1"] == (await address())["line1"]
+    status, page, _ = await show("POST", path, recipient="Bo", line1="", country="Korea")
+    assert (422, True, True) == (status, 'id="line1-flaw"' in page, 'value="Bo"' in page)
+    typed = {"recipient": "Bo", "line1": "2 Dale", "country": "kr", "keep": "true"}
+    for _ in range(2):
+        assert 303 == (await show("POST", path, **typed))[0]
+    assert {"recipient": "Bo", "line1": "2 Dale", "country": "KR"} == await address()
+    kept = (await system.call("GET", "/v1/me/addresses", token=token)).json["items"]
+    assert {HOME["line1"], "2 Dale"} == {one["line1"] for one in kept}
+    assert (404, "2 Dale") == ((await show("POST", path, entry="nothing"))[0], (await address())["line1"])
+
+    assert 200 == (await system.pay(order, token)).status
+    assert 303 == (await show("GET", path))[0]
+    await show("POST", path, entry=book)
+    assert "2 Dale" == (await address())["line1"]
+
+
+async def test_an_order_of_a_sale_is_sent_elsewhere_without_its_pass(system, browser):
+    """The pass guards units; where they go is their holder's to say. Nobody else's, and nothing but that."""
+    show, token = browser
+    sale, other = await system.sale(), await system.buyer()
+    order = await system.order(sale, token)
+    strange = Browser(system, {system.app[COOKIES].access: other})
+
+    assert 303 == (await show("POST", f"/orders/{order}/address", **HOME))[0]
+    assert 404 == (await strange("POST", f"/orders/{order}/address", **HOME | {"line1": "Mine"}))[0]
+    told = (await system.call("GET", f"/v1/orders/{order}", token=token)).json
+    assert (HOME["line1"], 1) == (told["address"]["line1"], told["items"][0]["quantity"])
+
+
+async def test_only_what_is_offered_can_be_paid_with(system, seller, browser):
+    """The page lists the methods of the provider that it can speak to."""
+    show, token = browser
+    order = await reserved(system, seller, token)
+    _, page, _ = await show("GET", f"/orders/{order}")
+    key = hidden(page, f"/orders/{order}/pay")
+    refused = await show("POST", f"/orders/{order}/pay", **key | {"method": "barter", "token": "ok"})
+    paid = await show("POST", f"/orders/{order}/pay", **key | {"method": "bank_transfer", "token": "ok"})
+
+    assert {"card", "bank_transfer", "mobile", "wallet"} == set(
+        re.findall(r'<option value="(\w+)"', re.search(r'<select id="method".*?</select>', page, re.DOTALL)[0])
+    )
+    assert "problem=invalid_request" in refused[2]["Location"]
+    assert 303 == paid[0]
+    made = (await system.call("GET", f"/v1/orders/{order}/payments", token=token)).json["items"]
+    assert ["bank_transfer"] == [payment["method"] for payment in made]
+
+
+async def test_a_provider_without_a_window_here_is_said_to_be_elsewhere(system, seller, browser, monkeypatch):
+    """No form that could only fail."""
+    show, token = browser
+    order = await reserved(system, seller, token)
+    flow = system.app[FLOW]
+    monkeypatch.setattr(flow, "_providers", {"toss": flow._providers["sandbox"]})
+    _, page, _ = await show("GET", f"/orders/{order}")
+
+    assert ("toss" in page, 'id="pay-elsewhere"' in page, 'id="pay"' in page) == (True, True, False)
 
 
 async def test_an_order_is_cancelled_and_says_what_comes_back(system, seller, browser):
