@@ -266,6 +266,13 @@ def is_email(text: str) -> bool:
     return _EMAIL.fullmatch(text) is not None
 
 
+def email_in_query(text: str) -> str:
+    """An address that somebody is looked up by. Raises ValueError."""
+    if not is_email(normal_email(text)):
+        raise ValueError("no e-mail address")
+    return text
+
+
 def email_index(keyring: Keyring) -> BlindIndex:
     """How accounts are found by their address."""
     return BlindIndex(keyring, "accounts.email")

@@ -51,6 +51,10 @@ class WishExists(CatalogError):
     """You wish for this product already."""
 
 
+class AlarmTooLate(CatalogError):
+    """The sale starts too soon for a letter, or has started, or will not."""
+
+
 class CartFull(CatalogError):
     """The cart holds as many products as one order may."""
 

@@ -32,10 +32,12 @@ from onsale.auth.throttle import ACCOUNT_BUDGET, LETTER_ACCOUNT_BUDGET, LETTER_A
 from onsale.auth.tickets import Tickets
 from onsale.auth.tries import Tries
 from onsale.auth.verifications import Verifications
+from onsale.catalog import alarm_handlers as alarms
 from onsale.catalog import handlers as catalog
 from onsale.catalog import list_handlers as lists
 from onsale.catalog import product_handlers as products
 from onsale.catalog import proposal_handlers as proposals
+from onsale.catalog.alarms import Alarms
 from onsale.catalog.discounts import Discounts
 from onsale.catalog.lists import Carts, Wishes
 from onsale.catalog.moves import Moves, ShopStock
@@ -192,7 +194,7 @@ def _open_auth(app: web.Application, rooms: Rooms, loops: Loops, closing: AsyncE
     app[auth.PASSES] = Passes(keyring, settings.public_url)
     app[auth.PASSWORDS] = hasher
     app[auth.CREDENTIALS] = Credentials(pool, keyring, hasher, revocations, rooms.outbox)
-    app[auth.DELETION] = Deletion(pool, revocations, [AddressForgetting(pool)])
+    app[auth.DELETION] = Deletion(pool, revocations, [AddressForgetting(pool), Alarms(pool)])
     app[auth.LETTER_ASKS] = TryThrottle(
         Tries(pool, "letter", LETTER_ACCOUNT_BUDGET), settings.unlimited_from, LETTER_ADDRESS_BUDGET
     )
@@ -257,6 +259,7 @@ def _open_catalogue(app: web.Application, rooms: Rooms) -> None:
     app[catalog.BOOK] = rooms.book
     app[products.VENDORS] = vendors
     app[products.PRODUCTS] = Products(pool, vendors, mover)
+    app[alarms.ALARMS] = Alarms(pool)
     app[lists.WISHES] = Wishes(pool, app[products.PRODUCTS])
     app[lists.CARTS] = Carts(pool, app[products.PRODUCTS])
     app[products.SEARCH] = Search(pool)

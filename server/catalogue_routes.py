@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from onsale.auth import errors as auth_errors
+from onsale.catalog import alarm_handlers as alarms
+from onsale.catalog import alarm_schemas, list_schemas, product_schemas, proposal_schemas
 from onsale.catalog import errors as catalog_errors
 from onsale.catalog import handlers as catalog
 from onsale.catalog import list_handlers as lists
-from onsale.catalog import list_schemas, product_schemas, proposal_schemas
 from onsale.catalog import product_handlers as products
 from onsale.catalog import proposal_handlers as proposals
 from onsale.catalog import schemas as catalog_schemas
@@ -214,4 +216,24 @@ LISTS = (
     ),
 )  # fmt: skip
 
-CATALOGUE: tuple[Route, ...] = (*SALES, *PROPOSALS, *VENDORS, *PRODUCTS, *DISCOUNTS, *LISTS)
+ALARMS = (
+    Route(
+        "GET", "/v1/alarms", alarms.list_alarms, "list_alarms",
+        "Sales that you are told of before they start, newest first; operators look up another's by address.", "buyer",
+        reply=alarm_schemas.AlarmList,
+        query=(*PAGE, Query("email", {"type": "string"}, "Whose; for operators alone.")),
+        problems=(auth_errors.Forbidden,),
+    ),
+    Route(
+        "PUT", "/v1/sales/{sale}/alarm", alarms.put_alarm, "put_alarm",
+        "Have a letter sent an hour before a sale starts; until ten minutes before that.", "buyer",
+        reply=alarm_schemas.AlarmReply, status=201, also={200: "You had asked for it before."},
+        problems=(catalog_errors.SaleUnknown, catalog_errors.AlarmTooLate),
+    ),
+    Route(
+        "DELETE", "/v1/sales/{sale}/alarm", alarms.remove_alarm, "remove_alarm", "Have no letter sent.", "buyer",
+        status=204,
+    ),
+)  # fmt: skip
+
+CATALOGUE: tuple[Route, ...] = (*SALES, *PROPOSALS, *VENDORS, *PRODUCTS, *DISCOUNTS, *LISTS, *ALARMS)

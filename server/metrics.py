@@ -227,6 +227,7 @@ class Metrics:
             "onsale_connections_late", "Connections closed: request not sent in time."
         )
         self.letters = self._counter("onsale_letters", "Letters by what became of them at a try.", "outcome")
+        self.alarms = self._counter("onsale_sale_alarms", "Letters written before sales start.")
         self.breaker_open = self._gauge("onsale_breaker_open", "1 while a provider is taken to be away.", "provider")
         self.store_up = self._gauge("onsale_store_up", "1 while a store answers.", "store")
         self.clock_skew_s = self._gauge("onsale_clock_skew_seconds", "A store's clock against ours.", "store")

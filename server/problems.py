@@ -84,6 +84,7 @@ PROBLEMS: Mapping[type[BaseException], Problem] = {
     catalog.NotEnoughStock: Problem(409, "not_enough_stock"),
     catalog.DiscountUnknown: Problem(404, "discount_unknown"),
     catalog.WishExists: Problem(409, "wish_exists"),
+    catalog.AlarmTooLate: Problem(409, "alarm_too_late"),
     catalog.CartFull: Problem(409, "cart_full"),
     catalog.SalesOverlap: Problem(409, "sales_overlap"),
     catalog.ItemExists: Problem(409, "item_exists"),

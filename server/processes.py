@@ -23,6 +23,7 @@ from onsale.auth.letters import Letters
 from onsale.auth.mailer import FORGET_INTERVAL_MS, MAILER_INTERVAL_MS, Mailer, OutboxJanitor
 from onsale.auth.post import Post
 from onsale.auth.registrar import REGISTRAR_INTERVAL_MS, Registrar
+from onsale.catalog.alarms import AlarmWriter
 from onsale.catalog.lists import Carts
 from onsale.catalog.moves import Moves
 from onsale.catalog.products import Products
@@ -178,6 +179,9 @@ def _add_catalogue_loops(rooms: Rooms, loops: Loops) -> None:
     products = Products(pool, Vendors(pool), StockMover(Moves(pool), rooms.inventory))
     loops.add("search", Search(pool).tick, SECOND_MS)
     loops.add("carts", Carts(pool, products).tick, MINUTE_MS)
+    alarms = AlarmWriter(pool, rooms.outbox)
+    loops.add("alarms", alarms.tick, SECOND_MS)
+    loops.add("alarm_janitor", alarms.forget, MINUTE_MS)
 
 
 def _add_stock_loops(rooms: Rooms, loops: Loops) -> None:

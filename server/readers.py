@@ -33,6 +33,7 @@ def of(metrics: Metrics) -> Mapping[str, Callable[[Any], None]]:
         "flusher_admissions": lambda tick: flushed(metrics, tick),
         "record_lag": lambda tick: lagged(metrics, tick),
         "mailer": lambda tick: lettered(metrics, tick),
+        "alarms": lambda tick: metrics.alarms.inc(tick.written),
         "sweep": lambda tick: swept(metrics, tick),
         "notices": lambda tick: noticed(metrics, tick),
         "restocker": lambda tick: metrics.restocked.inc(tick.restocked),

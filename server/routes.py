@@ -18,8 +18,8 @@ from onsale.queue import schemas as line_schemas
 from onsale.server.account_routes import ACCOUNTS
 from onsale.server.catalogue_routes import CATALOGUE
 from onsale.server.pages import account as account_pages
+from onsale.server.pages import alarms, console, desk, documents, entry, lists, products, shop, waiting
 from onsale.server.pages import checkout as checkout_pages
-from onsale.server.pages import console, desk, documents, entry, lists, products, shop, waiting
 from onsale.server.pages import notices as notice_pages
 from onsale.server.route import PAGE, PAGE_BY_ID, Query, Route, page
 
@@ -269,6 +269,7 @@ PAGES = (
     *account_pages.ROUTES,
     *products.ROUTES,
     *lists.ROUTES,
+    *alarms.ROUTES,
     *waiting.ROUTES,
     *checkout_pages.ROUTES,
     *notice_pages.ROUTES,

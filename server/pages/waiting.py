@@ -19,6 +19,7 @@ from onsale.catalog.schemas import sale_reply
 from onsale.catalog.states import SaleState
 from onsale.queue.handlers import FEED, TELLER
 from onsale.server.pages.access import form, html, new_key, onward, page, plain, reader
+from onsale.server.pages.alarms import alarm_shown
 from onsale.server.pages.lines import Document, chance, left_ms, line_document, now_ms
 from onsale.server.pages.rendering import READER, YEAR_S, line_words, page_language, render, words_of
 from onsale.web import messages
@@ -49,6 +50,7 @@ async def show_sale(request: web.Request) -> web.Response:
         left_ms=left_ms(ticket["pass"]["expires_at"]) if ticket and ticket["pass"] else 0,
         refresh_s=_refresh_s(ticket),
         key=new_key(),
+        alarm=await alarm_shown(request, sale),
         words=_words(messages(lang)),
     )
 
