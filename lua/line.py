@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 from redis.asyncio import Redis
@@ -65,6 +65,16 @@ class StockNote(msgspec.Struct, frozen=True, array_like=True):
     sold: int
     seats_max: int
     age_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """How far the data of a line has come, registered or not: its newest document, how many were let in since the
+    opening, and how many places are gone."""
+
+    seq: int
+    admitted: int
+    gone: int
 
 
 class SeatOfRecord(msgspec.Struct, frozen=True, array_like=True):
@@ -320,13 +330,13 @@ class LineScripts:
         """Write a chunk of those who are gone into a line that is not registered; before any `load`."""
         _ok(await self._load_gone([keys.meta, keys.gone], [chunk * GONE_CHUNK_BYTES, bits]))
 
-    async def admitted(self, keys: LineKeys) -> int:
-        """How many this data knows to have been let in since the opening, registered or not."""
-        return int(await cast("Awaitable[bytes | None]", self._redis.hget(keys.meta, "admitted")) or 0)
-
-    async def gone_total(self, keys: LineKeys) -> int:
-        """How many places are gone."""
-        return int(await self._redis.bitcount(keys.gone))
+    async def reached(self, keys: LineKeys) -> Reached:
+        """How far this data has come."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            pipe.hmget(keys.meta, "seq", "admitted")
+            pipe.bitcount(keys.gone)
+            (seq, admitted), gone = await pipe.execute()
+        return Reached(int(seq or 0), int(admitted or 0), gone)
 
     async def gone_counts(self, keys: LineKeys) -> list[int]:
         """How many places of each chunk are gone."""

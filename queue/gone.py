@@ -1,5 +1,6 @@
-"""Who is gone from a line (had the turn, left, expired), copied to Postgres each second: after the line's Redis was
-lost whole, their tickets do not come back, and those of people who were let in and never told do.
+"""Who is gone from a line (had the turn, left, expired), and its newest document, copied to Postgres each second: after
+the line's Redis was lost whole, their tickets do not come back, and those of people who were let in and never told do;
+and data that has not come as far as that document is known for an older file.
 
 What happened in the last second before a loss may be missing here. Whoever was told then is seated again from the
 record of admissions; whoever left then may come back: they had a place, and limits hold in Postgres.
@@ -61,10 +62,12 @@ class _Seen:
     keys: LineKeys
     total: int
     chunks: list[int]
+    seq: int = 0
 
 
 class GoneKeeper:
-    """`tick()` each second, in any number of processes. At rest it asks Redis one number a sale.
+    """`tick()` each second, in any number of processes. Where nobody goes it asks Redis for a few numbers a sale, and
+    writes one small row of each line that made a document.
 
     `scripts` are the line's; raises what Postgres raises, and then copies the same again."""
 
@@ -77,18 +80,32 @@ class GoneKeeper:
     async def tick(self) -> GoneTick:
         """Copy what has changed of each line."""
         copied, failed = 0, []
+        newer: list[tuple[_Seen, int]] = []
         for sale in self._book.all():
             if sale.line_epoch == 0:
                 continue
+            seen = self._seen_of(LineKeys(sale.id, sale.line_epoch))
             try:
-                copied += await self._copy(sale)
+                reached = await self._scripts.reached(seen.keys)
+                copied += await self._copy(sale, seen, reached.gone)
             except RedisError:
                 failed.append(sale.id)
+                continue
+            if reached.seq != seen.seq:
+                newer.append((seen, reached.seq))
+        await self._keep_documents(newer)
         return GoneTick(copied, tuple(failed))
 
-    async def _copy(self, sale: Sale) -> int:
-        seen = self._seen_of(LineKeys(sale.id, sale.line_epoch))
-        total = await self._scripts.gone_total(seen.keys)
+    async def _keep_documents(self, newer: Sequence[tuple[_Seen, int]]) -> None:
+        """One statement for all lines; after who was gone by then."""
+        if not newer:
+            return
+        rows = [(seen.keys.sale, seen.keys.epoch, seq) for seen, seq in newer]
+        await self._pool.execute(QUERIES.documents_keep, *map(list, zip(*rows, strict=True)))
+        for seen, seq in newer:
+            seen.seq = seq
+
+    async def _copy(self, sale: Sale, seen: _Seen, total: int) -> int:
         if total == seen.total:
             return 0
         counts = await self._scripts.gone_counts(seen.keys)

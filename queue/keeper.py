@@ -2,9 +2,9 @@
 
 A line found on a server with another run id (restarted, promoted, restored from a copy) goes on with the data that is
 there, and numbers on at the ceiling that Postgres holds. A line that is not found, or that has forgotten people whom
-the record saw let in, begins a new epoch with what the record knows: whoever was let in is gone from the line, or
-seated while the seat may be in use. Tickets come back by themselves, proved by their ids, while nobody is let in for a
-short window, so that they stand in the old order first.
+the record saw let in or documents that were seen, begins a new epoch with what the record knows: whoever was let in is
+gone from the line, or seated while the seat may be in use. Tickets come back by themselves, proved by their ids, while
+nobody is let in for a short window, so that they stand in the old order first.
 
 Every step may die anywhere and be repeated by any keeper: Postgres hands out each epoch and each block of places once,
 and the run id is written last.
@@ -141,10 +141,15 @@ class Keeper:
             done.raised.append(sale.id)
 
     async def _is_behind(self, sale: Sale, keys: LineKeys) -> bool:
-        """Whether this data forgot somebody whom the record saw let in: an older file, a copy that lagged. It would let
-        them in again."""
+        """Whether this data is an older file, or a copy that lagged: it forgot somebody whom the record saw let in, and
+        would let them in again; or it lacks a document that was seen, and would take back who left since. A server that
+        was killed has all of its file, so that this costs the window for gathering only where something is missing."""
+        reached = await self._scripts.reached(keys)
         known = await self._pool.fetchrow(QUERIES.admissions_sum, sale.id, sale.line_epoch)
-        return bool(known["admitted"] > await self._scripts.admitted(keys))
+        if known["admitted"] > reached.admitted:
+            return True
+        newest = await self._pool.fetchval(QUERIES.line_document, sale.id, sale.line_epoch)
+        return newest is not None and bool(newest > reached.seq)
 
     async def _register(self, sale: Sale, keys: LineKeys, inspection: Inspection) -> bool:
         """The same data on a server that has started since."""

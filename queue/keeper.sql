@@ -17,6 +17,10 @@ SELECT coalesce(sum(cardinality(a.places)), 0)::bigint AS admitted,
        coalesce((SELECT upto FROM watermarks WHERE sale = $1 AND stream = 'admissions' AND epoch = $2), '0-0') AS upto
   FROM admissions a WHERE a.sale = $1;
 
+-- line_document --
+-- The newest document that was seen of a line in this epoch.
+SELECT seq FROM line_documents WHERE sale = $1 AND epoch = $2;
+
 -- admissions_of_sale --
 -- Whom the record saw let in, oldest first. By event ids, which never go back as a clock may.
 SELECT epoch, (extract(epoch FROM at) * 1000)::bigint AS at_ms, places

@@ -28,6 +28,7 @@ STEPS: Final = (
     SQL.sale_buyers_delete,
     SQL.admissions_delete,
     SQL.places_gone_delete,
+    SQL.line_documents_delete,
     SQL.line_seconds_delete,
     SQL.shown_waits_delete,
     SQL.watermarks_delete,

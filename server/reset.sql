@@ -61,6 +61,10 @@ DELETE FROM admissions WHERE sale = $1;
 -- Who is gone from the line.
 DELETE FROM places_gone WHERE sale = $1;
 
+-- line_documents_delete --
+-- How far the line had come.
+DELETE FROM line_documents WHERE sale = $1;
+
 -- line_seconds_delete --
 -- What the line looked like.
 DELETE FROM line_seconds WHERE sale = $1;

@@ -56,6 +56,20 @@ async def test_an_older_copy_changes_nothing(stand: Stand, gone_keeper: GoneKeep
     assert [1, 2] == [place for place in range(4) if place in gone]
 
 
+async def test_the_newest_document_is_copied(stand: Stand, gone_keeper: GoneKeeper) -> None:
+    """Each second; what an older file or another process's late writing says of it changes nothing."""
+    await stand.make()
+    await stand.tick()
+    newest = await stand.meta("seq")
+    await gone_keeper.tick()
+
+    await stand.redis.hset(stand.keys.meta, "seq", newest - 1)
+    await gone_keeper.tick()
+    row = await stand.pool.fetchrow("SELECT epoch, seq FROM line_documents WHERE sale = $1", SALE)
+
+    assert (1, newest) == tuple(row)
+
+
 async def test_who_left_does_not_come_back_after_a_loss(stand: Stand, gone_keeper: GoneKeeper) -> None:
     """Everybody else stands where they stood."""
     await stand.make(rate_centi=0)

@@ -12,11 +12,14 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from line_kit import SALE, Stand, record_admissions
+from line_kit import SALE, Stand, record_admissions, with_skew
 from redis.asyncio import Redis
 
+import onsale.lua
 from onsale.lua import connect
-from onsale.queue.errors import LineRecovering
+from onsale.lua.line import LineScripts
+from onsale.queue.errors import LineRecovering, TicketUnknown
+from onsale.queue.gone import GoneKeeper
 from onsale.queue.keeper import Keeper
 from onsale.queue.numbering import PLACES_A_BLOCK
 from onsale.server import embedded
@@ -97,6 +100,59 @@ async def test_places_stay_unique_over_a_restart_with_an_older_file(
     assert late[0] == PLACES_A_BLOCK + 1
     assert restored == lost
     assert line == [*kept, *lost, *late]
+
+
+@pytest.mark.parametrize(
+    ("is_older", "done", "standing"),
+    [(False, ("registered", 1), [1, 2, 3]), (True, ("loaded", 2), [1, 3])],
+    ids=["the last moment", "an older file"],
+)
+async def test_a_file_in_which_nobody_was_let_in_since(
+    client: tuple[Server, Redis],
+    database: asyncpg.Pool,
+    monkeypatch: pytest.MonkeyPatch,
+    is_older: bool,
+    done: tuple[str, int],
+    standing: list[int],
+) -> None:
+    """Data that lacks a document that was seen is an older file, whatever the admissions say: the line is made anew,
+    who left since stays away, and everybody else stands as before. What lacks less goes on at once."""
+    monkeypatch.setattr(onsale.lua, "source", with_skew(onsale.lua.source))
+    server, redis = client
+    stand = Stand(redis, database)
+    copier = GoneKeeper(LineScripts(redis), database, stand.book)
+    with server.running():
+        await stand.make(rate_centi=0)
+        await redis.config_set("appendfsync", "always")
+        await stand.crowd(3)
+        await stand.tick()
+        await copier.tick()
+        sizes = {path: path.stat().st_size for path in server.files()}
+        await stand.line.leave(stand.keys, 2)
+        if is_older:
+            await stand.later(600)
+            await stand.tick()
+            await copier.tick()
+    for path, size in sizes.items():
+        os.truncate(path, size)
+
+    await redis.connection_pool.disconnect()
+
+    with server.running():
+        await copier.tick()
+        tick = await stand.keeper.tick()
+        came_back = []
+        for place in (3, 2, 1):
+            try:
+                await stand.line.restore(stand.keys, place, f"buyer-{place - 1}", 1, "general")
+                came_back.append(place)
+            except TicketUnknown:
+                pass
+        line = await stand.members(stand.keys.waiting)
+
+    what, epoch = done
+    assert ((SALE,), epoch) == (getattr(tick, what), stand.sale.line_epoch)
+    assert standing == sorted(came_back) == line
 
 
 async def test_a_promoted_replica_that_lagged_lets_nobody_in_twice(
