@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
-from browser_kit import MARKS, PHONE, System, faults_of, keep_picture, signed_in
+from browser_kit import MARKS, PHONE, System, ask, faults_of, keep_picture, signed_in
 from playwright.async_api import Browser, BrowserContext, Page, expect
+
+from onsale.server.routes import ROUTES
 
 pytestmark = MARKS
 
@@ -88,24 +89,60 @@ async def test_an_operator_helps_one_person(system: System, browser: Browser, sa
     await expect(buyer.get_by_text("You left the line.")).to_be_visible(timeout=15_000)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_nothing_that_a_machine_sees_keeps_anybody_out(
-    system: System, browser: Browser, sale: str, scheme: str
-) -> None:
-    """axe finds no fault in any page: names, roles, headings, languages, contrast; and each is served without a
-    violation of its own policy."""
-    context = await browser.new_context(locale="en-US", color_scheme=scheme)
-    said: list[str] = []
-    context.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
-    page = await waiting(context, system, sale)
-    operators = await browser.new_context(locale="ko-KR", color_scheme=scheme, viewport=PHONE)
-    console = await signed_in(operators, system, "operator", f"/console?sale={sale.removeprefix('/sales/')}")
-    await expect(console.locator("#measured")).not_to_have_text("–")
+# Every page of the table of routes, by who looks at it; further forms of one stand beside it.
+PAGES = {
+    "nobody": ("/", "/signin", "/signup", "/verify", "/password-reset", "/password-reset?token=none", "/docs"),
+    "buyer": (
+        *("/sales/{sale}", "/products/{product}", "/cart", "/wishes", "/notices", "/orders", "/orders/{order}"),
+        *("/orders/none", "/problems/sold_out", "/account", "/account/sessions", "/account/addresses"),
+        *("/account/addresses/{address}", "/account/password", "/account/delete"),
+    ),
+    "operator": ("/console", "/desk", "/desk/products/{product}", "/approvals"),
+}
 
-    faults = await faults_of(page, "waiting") + await faults_of(console, "console")
-    for name, path in (("shop", "/"), ("orders", "/orders"), ("problem", "/problems/sold_out"), ("sign in", "/signin")):
-        await page.goto(system.base + path)
-        faults += await faults_of(page, name)
+
+def test_every_page_is_looked_at() -> None:
+    """A page that is added is added above."""
+    pages = {route.path for route in ROUTES if (route.method, route.media) == ("GET", "text/html")}
+
+    assert set() == pages - {path for paths in PAGES.values() for path in paths}
+
+
+async def test_nothing_that_a_machine_sees_keeps_anybody_out(system: System, browser: Browser, sale: str) -> None:
+    """axe finds no fault in any page: names, roles, headings, languages, contrast, light and dark; none is wider than a
+    phone; and each is served without a violation of its own policy."""
+    said: list[str] = []
+    readers = {name: await browser.new_context(locale="en-US") for name in PAGES}
+    for context in readers.values():
+        context.on("console", lambda heard: said.append(heard.text) if heard.type == "error" else None)
+    buyer = await waiting(readers["buyer"], system, sale)
+    operator = await signed_in(readers["operator"], system, "operator", f"/console?sale={sale.removeprefix('/sales/')}")
+    await expect(operator.locator("#measured")).not_to_have_text("–")
+    pages = {"nobody": await readers["nobody"].new_page(), "buyer": buyer, "operator": operator}
+    names = {"sale": sale.removeprefix("/sales/")} | await things(buyer, operator)
+
+    faults = await faults_of(operator, "console with a sale")
+    for reader, paths in PAGES.items():
+        for path in paths:
+            await pages[reader].goto(system.base + path.format(**names))
+            # Sent to no door: it is this page that is judged.
+            assert pages[reader].url == system.base + path.format(**names)
+            faults += await faults_of(pages[reader], path.replace("/", " "))
 
     assert [] == faults
-    assert [] == said
+    assert [] == [text for text in said if "404" not in text]
+
+
+async def things(buyer: Page, operator: Page) -> dict[str, str]:
+    """A product on sale, and what a buyer has: it in the cart and on the wish list, an order of it, an address."""
+    me = await ask(operator, "GET", "/v1/me")
+    await ask(operator, "POST", "/v1/vendors", {"name": "Hats & sons", "account": me["account"]})
+    described = {"title": "Hat", "price": {"amount": 12_000, "currency": "KRW"}, "stock": 5}
+    product = (await ask(operator, "POST", "/v1/products", described))["product"]
+    items = {"items": [{"product": product, "quantity": 1}]}
+    address = {"recipient": "Mina", "line1": "110 Sejong-daero", "country": "KR"}
+    order = await ask(buyer, "POST", "/v1/orders", items)
+    await ask(buyer, "PUT", f"/v1/cart/items/{product}", {"quantity": 2})
+    await ask(buyer, "PUT", f"/v1/wishes/{product}")
+    kept = await ask(buyer, "POST", "/v1/me/addresses", address)
+    return {"product": product, "order": order["order"], "address": kept["address"]}

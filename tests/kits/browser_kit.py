@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from axe_playwright_python.async_playwright import Axe
@@ -26,6 +27,14 @@ MARKS = [
 ONSALE = str(Path(sys.executable).parent / "onsale")
 WIDE: ViewportSize = {"width": 1280, "height": 900}
 PHONE: ViewportSize = {"width": 390, "height": 844}
+# Asks as a page's own scripts do: the cookies go along, and the browser says where the call comes from.
+CALL = """async ([method, path, body]) => {
+  const headers = {"Content-Type": "application/json", "Idempotency-Key": crypto.randomUUID()};
+  const sent = body === null ? {} : {body: JSON.stringify(body)};
+  const answer = await fetch(path, {method, headers, ...sent});
+  const text = await answer.text();
+  return {status: answer.status, body: text ? JSON.parse(text) : null};
+}"""
 READY_WITHIN_S = 60
 LETTER_WITHIN_S = 20
 SALE = """[sale]
@@ -119,18 +128,36 @@ async def keep_picture(page: Page, name: str) -> None:
         await page.screenshot(path=f"{folder}/{name}.png", full_page=True)
 
 
+async def ask(page: Page, method: str, path: str, body: Any = None) -> Any:
+    """A call of the API by whoever is signed in on the page; what was answered."""
+    found = await page.evaluate(CALL, [method, path, body])
+    assert found["status"] < 300, found
+    return found["body"]
+
+
+async def too_wide(page: Page, name: str) -> list[str]:
+    """Where a page is wider than the screen, on a wide one and on a phone."""
+    return [fault for screen in (WIDE, PHONE) for fault in await _wider_than(page, screen, name)]
+
+
 async def faults_of(page: Page, name: str) -> list[str]:
-    """What a machine can judge of a page, wide and on a phone: whom axe sees kept out, and what is wider than the
-    screen. The page is left at the phone's width."""
-    found = []
-    for screen in (WIDE, PHONE):
-        await page.set_viewport_size(screen)
-        await keep_picture(page, f"{name}-{screen['width']}")
-        if (width := await page.evaluate("document.documentElement.scrollWidth")) > screen["width"]:
-            found.append(f"{name}: {width} px wide on a screen of {screen['width']}")
+    """What a machine can judge of a page, wide and light, and on a phone and dark: whom axe sees kept out, and what is
+    wider than the screen."""
+    found, was = [], page.viewport_size
+    for screen, scheme in ((WIDE, "light"), (PHONE, "dark")):
+        await page.emulate_media(color_scheme=scheme)
+        found += await _wider_than(page, screen, name)
         judged = await Axe().run(page)
         found += [
-            f"{name} at {screen['width']}: {fault['id']}: {fault['nodes'][0]['html'][:200]}"
+            f"{name}, {scheme}: {fault['id']}: {fault['nodes'][0]['html'][:200]}"
             for fault in judged.response["violations"]
         ]
+    await page.set_viewport_size(was or WIDE)
     return found
+
+
+async def _wider_than(page: Page, screen: ViewportSize, name: str) -> list[str]:
+    await page.set_viewport_size(screen)
+    await keep_picture(page, f"{name}-{screen['width']}")
+    width = await page.evaluate("document.documentElement.scrollWidth")
+    return [f"{name}: {width} px wide on a screen of {screen['width']}"] if width > screen["width"] else []
