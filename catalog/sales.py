@@ -90,6 +90,8 @@ class Sale(msgspec.Struct, frozen=True, kw_only=True):
     is_approved: bool = True
     draining: bool
     closed: bool
+    # For good: all that was bought is given back.
+    is_cancelled: bool = False
     limit_per_buyer: int
     hold_ttl_s: int
     guests: bool

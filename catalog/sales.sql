@@ -12,7 +12,7 @@ SELECT s.id, s.no, s.title,
        s.vendor, s.approved_at IS NOT NULL AS is_approved,
        (extract(epoch FROM least(s.closed_at, s.closes_at - make_interval(secs => c.offset_ms / 1000.0))) * 1000)::bigint
          AS closes_at_ms,
-       s.draining_at IS NOT NULL AS draining, s.closed_at IS NOT NULL AS closed,
+       s.draining_at IS NOT NULL AS draining, s.closed_at IS NOT NULL AS closed, s.cancelled_at IS NOT NULL AS is_cancelled,
        s.limit_per_buyer, s.hold_ttl_s, s.guests, s.opening, s.message::text AS message,
        s.policy::text AS policy, s.policy_version, s.paused_by,
        coalesce((extract(epoch FROM s.revert_at) * 1000)::bigint, 0) AS revert_at_ms,

@@ -20,7 +20,7 @@ RETURNING o.id;
 -- it, or cancels it; the other one finds another state.
 WITH due AS (
   SELECT id FROM orders
-   WHERE state = $1 AND ships_on IS NULL
+   WHERE state = $1 AND ships_on IS NULL AND ($1 <> 'preparing' OR NOT is_called_off(sale))
      AND confirmed_at <= moment_of(shop_now() - make_interval(secs => $3::bigint / 1000.0))
    ORDER BY confirmed_at
    LIMIT $4
@@ -37,7 +37,8 @@ RETURNING o.id;
 -- The same for orders of visits: days since the one on which they ship.
 WITH due AS (
   SELECT id FROM orders
-   WHERE state = $1 AND ships_on <= ((shop_now() - make_interval(secs => $3::bigint / 1000.0)) AT TIME ZONE 'UTC')::date
+   WHERE state = $1 AND ($1 <> 'preparing' OR NOT is_called_off(sale))
+     AND ships_on <= ((shop_now() - make_interval(secs => $3::bigint / 1000.0)) AT TIME ZONE 'UTC')::date
    ORDER BY ships_on
    LIMIT $4
      FOR UPDATE SKIP LOCKED)

@@ -64,6 +64,18 @@ class OrderChanged(CheckoutError):
     """The order was changed meanwhile: look at it again."""
 
 
+class SaleNotClosed(CheckoutError):
+    """Close the sale first: until then its figures change."""
+
+
+class FiguresChanged(CheckoutError):
+    """The sum to be given back is another by now: look at it again."""
+
+
+class SaleCancelled(CheckoutError):
+    """The sale is cancelled."""
+
+
 class OrderStateConflict(CheckoutError):
     """The order is not in a state in which this can be done."""
 

@@ -43,6 +43,7 @@ from onsale.checkout.errors import (
     ProductUnavailable,
     ProductUnknown,
     ProviderAway,
+    SaleNotOpen,
 )
 from onsale.checkout.idempotency import (
     Ending,
@@ -417,6 +418,8 @@ class CheckoutFlow:
 
     async def _confirm_once(self, sale: Sale, view: OrderView, provider: PaymentProvider, asked: Asked) -> Confirmation:
         is_known = any(attempt.key == asked.key for attempt in view.attempts)
+        if sale.is_cancelled and not is_known and view.state is OrderState.RESERVED:
+            raise SaleNotOpen
         if provider.is_away and not is_known and view.state is OrderState.RESERVED:
             raise ProviderAway
         doc = DOC.decode(view.doc)

@@ -179,12 +179,13 @@ class Control:
 
     async def open(self, sale: str, *, actor: str, reason: str | None = None) -> None:
         """Open now: before its time, after a closing, or again after a sell-out, when units returned; also ends a
-        draining. Nothing happens where the sale is open. Raises SaleEnded when its scheduled end has passed, and
-        SaleSoldOut where not one unit has returned: it would be sold out again before anybody read that it is open."""
+        draining. Nothing happens where the sale is open. Raises SaleEnded when its scheduled end has passed or it was
+        cancelled, and SaleSoldOut where not one unit has returned: it would be sold out again before anybody read that
+        it is open."""
         is_sold_out = await self._is_sold_out(sale)
         is_empty = is_sold_out and not await self._has_units(sale)
         async with self._locked(sale) as (conn, row):
-            if row["now_ms"] >= row["closes_at_ms"]:
+            if row["now_ms"] >= row["closes_at_ms"] or row["cancelled_at"]:
                 raise SaleEnded
             if is_empty:
                 raise SaleSoldOut
@@ -206,6 +207,16 @@ class Control:
             await conn.execute(QUERIES.closing_set, sale)
             await _record(conn, sale, row["at"], actor, "close", _hours(row), {"closed": True}, reason)
         await self._tell(sale)
+
+    async def cancel(self, sale: str, *, actor: str, key: str, digest: str, reason: str | None = None) -> bool:
+        """Note that a closed sale is cancelled for good, by the request of this key; False where it was already.
+        What was bought in it is given back by whoever keeps the money."""
+        async with self._locked(sale) as (conn, row):
+            if not await conn.fetchval(QUERIES.cancellation_set, sale, key, digest):
+                return False
+            await _record(conn, sale, row["at"], actor, "cancel", _hours(row), {"cancelled": True}, reason)
+        await self._tell(sale)
+        return True
 
     async def drain(self, sale: str, *, actor: str, reason: str | None = None) -> None:
         """Let nobody join any more, and those in line in. Raises SaleEnded, and SaleNotScheduled before the opening."""

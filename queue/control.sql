@@ -1,7 +1,7 @@
 -- sale_lock --
 -- One sale as operators see it, locked: changes of a sale happen one after the other.
 SELECT policy::text AS policy, policy_version, paused_by, revert_to::text AS revert_to, message::text AS message,
-       opened_at, closed_at, draining_at, closes_at, now() AS at,
+       opened_at, closed_at, draining_at, cancelled_at, closes_at, now() AS at,
        (extract(epoch FROM coalesce(opened_at, opens_at - make_interval(secs => offset_ms / 1000.0))) * 1000)::bigint
          AS opens_at_ms,
        (extract(epoch FROM closes_at - make_interval(secs => offset_ms / 1000.0)) * 1000)::bigint AS closes_at_ms,
@@ -39,6 +39,13 @@ UPDATE sales SET draining_at = NULL, updated_at = now() WHERE id = $1;
 -- closing_set --
 -- Close now, whatever the schedule says.
 UPDATE sales SET closed_at = now(), updated_at = now() WHERE id = $1;
+
+-- cancellation_set --
+-- Cancelled for good, whatever the schedule says; no row back: it was before.
+UPDATE sales SET cancelled_at = now(), cancel_next_at = now(), cancel_key = $2, cancel_digest = $3,
+                 closed_at = coalesce(closed_at, now()), updated_at = now()
+ WHERE id = $1 AND cancelled_at IS NULL
+RETURNING true;
 
 -- draining_set --
 -- Nobody joins any more.

@@ -216,6 +216,45 @@ def sale_close(sale_id: str, reason: str | None, data_dir: Path | None) -> None:
     click.echo(f"{sale_id} is closed")
 
 
+@sale.command("cancel")
+@click.argument("sale_id", metavar="SALE")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@with_reason
+@with_json
+@with_data_dir
+def sale_cancel(sale_id: str, yes: bool, reason: str | None, as_json: bool, data_dir: Path | None) -> None:
+    """Close SALE and give back, in full, all that was bought in it and not shipped yet.
+
+    Shows the sum and asks first. A worker then cancels order after order; run this again to see how far it is.
+    """
+    from onsale.server import operating
+
+    def is_agreed(found: dict[str, Any]) -> bool:
+        if yes:
+            return True
+        echo_cancellation(found, err=True)
+        return click.confirm("Give all of this back?", err=True)
+
+    found = run(operating.cancel_sale(found_settings(data_dir), sale_id, reason=reason, is_agreed=is_agreed))
+    if as_json:
+        echo_json(found)
+    else:
+        echo_cancellation(found)
+
+
+def echo_cancellation(found: dict[str, Any], *, err: bool = False) -> None:
+    words = {"none": "is not cancelled", "running": "is being cancelled", "done": "is cancelled"}
+    click.echo(f"{found['sale']} {words[found['state']]}", err=err)
+    parts = {"open": "to be cancelled", "cancelled": "cancelled", "waiting": "not bought yet", "kept": "shipped, kept"}
+    for part, name in parts.items():
+        click.echo(f"  {name}: {found[part]['orders']} orders, {sums(found[part]['amounts'])}", err=err)
+    click.echo(f"  given back so far: {sums(found['refunded'])}", err=err)
+
+
+def sums(amounts: Sequence[dict[str, Any]]) -> str:
+    return ", ".join(map(money, amounts)) or "nothing"
+
+
 @sale.command("reset")
 @click.argument("sale_id", metavar="SALE")
 @click.confirmation_option(prompt="Everything bought in this sale is forgotten. Go on?")

@@ -215,6 +215,7 @@ class Metrics:
         self.flush_batch = self._histogram("onsale_flush_batch_events", "Events in one batch.", BATCH, "stream")
         self.lapsed = self._counter("onsale_lapsed_orders", "Reservations whose time ran out.")
         self.restocked = self._counter("onsale_restocked_units_moves", "Returns of units that were made in Redis.")
+        self.called_off = self._counter("onsale_called_off_orders", "Orders cancelled with their sale.")
         self.delivered = self._counter("onsale_delivery_steps", "Orders moved on after the sale.", "state")
         self.stock_units = self._gauge("onsale_stock_units", "Units by state.", "sale", "state")
 

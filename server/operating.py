@@ -6,7 +6,7 @@ No command line in here and no printing; `cli.py` has both.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -18,6 +18,7 @@ from onsale.auth import rotation as account_rotation
 from onsale.auth.access import AccessTokens
 from onsale.auth.accounts import Accounts, ensure_load_accounts
 from onsale.auth.errors import InvalidRequest, NotFound
+from onsale.auth.identifiers import new_id
 from onsale.auth.keys import Keyring
 from onsale.auth.passwords import PasswordHasher
 from onsale.auth.requests import rfc3339
@@ -28,6 +29,8 @@ from onsale.catalog.salefile import parse_sale_file
 from onsale.catalog.sales import Sale, SaleBook, advance_clock
 from onsale.catalog.schemas import sale_reply
 from onsale.checkout import rotation as checkout_rotation
+from onsale.checkout.cancellation_handlers import cancellation_reply
+from onsale.checkout.cancellations import Cancellation, CancellationState, SaleCancellations
 from onsale.checkout.record.rebuild import Rebuilder
 from onsale.migrations import migrate
 from onsale.queue.control import Admission, Control, PolicyChange
@@ -42,6 +45,7 @@ COMMAND_LINE = "command-line"
 
 SaleDocument = dict[str, Any]
 AdmissionDocument = dict[str, Any]
+CancellationDocument = dict[str, Any]
 
 
 @asynccontextmanager
@@ -139,6 +143,27 @@ async def close_sale(settings: Settings, sale: str, *, reason: str | None) -> No
     """Close now, whatever the schedule says."""
     async with control(settings) as line:
         await line.close(sale, actor=COMMAND_LINE, reason=reason)
+
+
+async def cancel_sale(
+    settings: Settings, sale: str, *, reason: str | None, is_agreed: Callable[[CancellationDocument], bool]
+) -> CancellationDocument:
+    """Close a sale, show what cancelling it gives back, and cancel it if that is agreed to; how it stands then."""
+    async with control(settings) as line, database(settings) as pool:
+        await line.close(sale, actor=COMMAND_LINE, reason=reason)
+        cancellations = SaleCancellations(pool, line)
+        found = await cancellations.of(sale)
+        if found.state is CancellationState.NONE and is_agreed(_cancellation(found)):
+            await cancellations.start(
+                sale, found.open.amounts, actor=COMMAND_LINE, key=new_id(), digest=COMMAND_LINE, reason=reason
+            )
+            found = await cancellations.of(sale)
+        return _cancellation(found)
+
+
+def _cancellation(found: Cancellation) -> CancellationDocument:
+    document: CancellationDocument = msgspec.to_builtins(cancellation_reply(found))
+    return document
 
 
 async def reset(settings: Settings, sale: str) -> None:

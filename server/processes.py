@@ -33,6 +33,7 @@ from onsale.catalog.search import Search
 from onsale.catalog.vendors import Vendors
 from onsale.checkout.aftersale import AfterSale
 from onsale.checkout.backlog import Backlog
+from onsale.checkout.cancellations import SaleCanceller
 from onsale.checkout.caretaker import Caretaker
 from onsale.checkout.closings import ClosingsKeeper
 from onsale.checkout.completer import Completer
@@ -148,6 +149,7 @@ def worker_loops(rooms: Rooms, loops: Loops) -> None:
     loops.add("notice_janitor", NoticeJanitor(stores.pool).tick, NOTICES_FORGET_INTERVAL_MS)
     restocker = Restocker(stores.pool, rooms.inventory, Shop(rooms.book))
     loops.add("restocker", restocker.tick, COMPLETE_INTERVAL_MS)
+    loops.add("sale_canceller", SaleCanceller(stores.pool, AfterSale(stores.pool)).tick, COMPLETE_INTERVAL_MS)
     loops.add("delivery", Delivery(stores.pool, AfterSale(stores.pool)).tick, SECOND_MS)
     loops.add("reaper", Reaper(rooms.inventory, rooms.book).tick, REAP_INTERVAL_MS)
     _add_stock_loops(rooms, loops)

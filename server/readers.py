@@ -37,6 +37,7 @@ def of(metrics: Metrics) -> Mapping[str, Callable[[Any], None]]:
         "sweep": lambda tick: swept(metrics, tick),
         "notices": lambda tick: noticed(metrics, tick),
         "restocker": lambda tick: metrics.restocked.inc(tick.restocked),
+        "sale_canceller": lambda tick: metrics.called_off.inc(tick.cancelled),
         "delivery": lambda tick: delivered(metrics, tick),
         "reaper": lambda tick: metrics.lapsed.inc(tick.expired),
     }

@@ -3,7 +3,8 @@
 -- sale_fence --
 -- From here on nothing of the epochs before is recorded, and the line and the stock are loaded anew. No row: no such sale.
 UPDATE sales
-   SET opened_at = NULL, closed_at = NULL, draining_at = NULL, message = NULL, paused_by = '{}',
+   SET opened_at = NULL, closed_at = NULL, draining_at = NULL, cancelled_at = NULL, cancel_key = NULL, cancel_digest = NULL,
+       cancel_next_at = NULL, cancel_done_at = NULL, message = NULL, paused_by = '{}',
        line_epoch = line_epoch + 1, shop_epoch = shop_epoch + 1, updated_at = now()
  WHERE id = $1 AND id <> '_shop'
 RETURNING id;

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from onsale.auth import errors as auth_errors
 from onsale.catalog import errors as catalog_errors
+from onsale.checkout import cancellation_handlers as cancellations
 from onsale.checkout import errors as checkout_errors
 from onsale.checkout import handlers as checkout
 from onsale.checkout import notice_handlers as notices
@@ -172,6 +173,21 @@ CHECKOUT = (
         "GET", "/v1/sales/{sale}/orders", checkout.of_sale, "list_sale_orders", "Orders of a sale, newest first.",
         "operator", reply=checkout_schemas.OperatorPage, problems=(catalog_errors.SaleUnknown,),
         query=(*ORDER_FILTERS, Query("buyer", {"type": "string"}, "Only orders of this buyer.")),
+    ),
+    Route(
+        "GET", "/v1/sales/{sale}/cancellation", cancellations.show_cancellation, "show_sale_cancellation",
+        "What cancelling a sale would give back, or has given back so far.", "operator",
+        reply=cancellations.CancellationReply, problems=(catalog_errors.SaleUnknown,),
+    ),
+    Route(
+        "POST", "/v1/sales/{sale}/cancellation", cancellations.cancel_sale, "cancel_sale",
+        "Cancel a closed sale for good: whatever was not shipped is given back in full, order by order.", "operator",
+        body=cancellations.SaleCancelRequest, reply=cancellations.CancellationReply, status=202,
+        headers=("Idempotency-Key",),
+        problems=(
+            catalog_errors.SaleUnknown, checkout_errors.SaleNotClosed, checkout_errors.FiguresChanged,
+            checkout_errors.SaleCancelled,
+        ),
     ),
     Route(
         "GET", "/v1/products/{product}/stock", checkout.stock, "show_stock", "Units that can be reserved now.",

@@ -197,6 +197,24 @@ def test_closed_and_opened(invoke: Invoke, sale_file: Path) -> None:
     assert (closed, opened) == ("ended", "open")
 
 
+def test_cancelled_asks_first(invoke: Invoke, sale_file: Path) -> None:
+    """It closes the sale, shows the sum and asks; a no leaves it closed, a yes cancels it, and once is enough."""
+    invoke("sale", "create", str(sale_file))
+
+    refused = invoke("sale", "cancel", "demo", "--json", stdin="n\n")
+    agreed = invoke("sale", "cancel", "demo", "--yes", "--reason", "a storm")
+    again = invoke("sale", "cancel", "demo", "--json")
+
+    assert (0, "none", True) == (
+        refused.exit_code, json.loads(refused.stdout)["state"], json.loads(refused.stdout)["is_closed"],
+    )  # fmt: skip
+    assert "to be cancelled: 0 orders, nothing" in refused.stderr
+    assert "demo is being cancelled" in agreed.stdout
+    assert "running" == json.loads(again.stdout)["state"]
+    assert 1 == invoke("sale", "open", "demo").exit_code
+    assert 1 == invoke("sale", "cancel", "nothing", "--yes").exit_code
+
+
 def test_rebuilt_and_audited(invoke: Invoke, sale_file: Path) -> None:
     """A rebuild loads a sale's stock under a new epoch; the audit has a verdict on every invariant."""
     invoke("sale", "create", str(sale_file))

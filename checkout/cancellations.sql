@@ -1,0 +1,44 @@
+-- sale_standing --
+-- Whether a sale has ended, and whether it was cancelled.
+SELECT s.cancelled_at, s.cancel_done_at, s.cancel_key, s.cancel_digest,
+       s.closed_at IS NOT NULL OR s.closes_at <= shop_now() AS is_closed
+  FROM sales s WHERE s.id = $1 AND s.id <> '_shop';
+
+-- orders_by_part --
+-- Orders of a sale and what was paid for them, by what a cancellation does with them.
+SELECT CASE WHEN state IN ('confirmed', 'preparing') THEN 'open'
+            WHEN state = 'cancelled' THEN 'cancelled'
+            WHEN state IN ('reserved', 'confirming') THEN 'waiting'
+            ELSE 'kept' END AS part,
+       currency, count(*)::int AS orders, sum(amount)::bigint AS amount
+  FROM orders
+ WHERE sale = $1
+   AND (state IN ('confirmed', 'preparing', 'reserved', 'confirming', 'shipped', 'delivered', 'completed', 'return_requested')
+        OR state = 'cancelled' AND reason = $2)
+ GROUP BY 1, 2 ORDER BY 1, 2;
+
+-- refunded --
+-- What has come back to buyers of a cancelled sale.
+SELECT r.currency, sum(r.amount)::bigint AS amount
+  FROM orders o JOIN payments p ON p.order_id = o.id JOIN refunds r ON r.payment_id = p.id
+ WHERE o.sale = $1 AND r.reason = $2 AND r.state = 'done'
+ GROUP BY 1 ORDER BY 1;
+
+-- sales_take --
+-- Cancelled sales whose next orders are due, ours for this long; nobody else cancels any of theirs meanwhile.
+UPDATE sales SET cancel_next_at = now() + make_interval(secs => $1::bigint / 1000.0)
+ WHERE id IN (SELECT id FROM sales
+               WHERE cancelled_at IS NOT NULL AND cancel_done_at IS NULL AND cancel_next_at <= now()
+               ORDER BY cancel_next_at LIMIT $2 FOR UPDATE SKIP LOCKED)
+RETURNING id;
+
+-- orders_to_cancel --
+-- The oldest that can be cancelled.
+SELECT id FROM orders WHERE sale = $1 AND state IN ('confirmed', 'preparing') AND claim = 'sold' ORDER BY id LIMIT $2;
+
+-- sale_finish --
+-- Nothing of it can be cancelled or bought any more.
+UPDATE sales SET cancel_done_at = now()
+ WHERE id = $1 AND cancel_done_at IS NULL
+   AND NOT EXISTS (SELECT FROM orders WHERE sale = $1 AND state IN ('reserved', 'confirming', 'confirmed', 'preparing'))
+RETURNING id;
