@@ -776,10 +776,11 @@ async def watermarks_begin(tx: Transaction, sale: str, epoch: int) -> Rows:
 
 @rebuild
 async def watermarks_continue(tx: Transaction, sale: str, epoch: int) -> Rows:
-    for closed in await _close(tx, sale):
-        key = (sale, closed["stream"], epoch)
-        await tx.insert("watermarks", key, _watermark(sale, closed["stream"], epoch, closed["upto"]))
-    return []
+    closed = await _close(tx, sale)
+    for row in closed:
+        key = (sale, row["stream"], epoch)
+        await tx.insert("watermarks", key, _watermark(sale, row["stream"], epoch, row["upto"]))
+    return [{"stream": row["stream"], "upto": row["upto"]} for row in closed]
 
 
 @rebuild

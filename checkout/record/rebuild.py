@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -59,12 +59,18 @@ ORDER_STATES: Final[Mapping[str, OrderState]] = {
     Claim.NONE: OrderState.RESERVED,
     Claim.RELEASED: OrderState.RESERVED,
 }
+# The last id that each stream of some keys has given.
+Ends = Mapping[Stream, tuple[int, int]]
 _items = msgspec.json.Decoder(tuple[ItemDoc, ...]).decode
 _attempts = msgspec.json.Decoder(tuple[tuple[str, str, str, str, str], ...]).decode
 
 
 class FencedByAnother(Exception):
     """Another rebuilder raised the epoch first: its keys count."""
+
+
+class Overtaken(Exception):
+    """Since these keys were compared, a flusher has recorded what it had read before they lost it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +146,10 @@ class Rebuilder:
             standing = await self._inventory.standing(keys)
             if standing.is_registered:
                 return RebuildTick()
-            if standing.known_run_id and await self._is_whole(keys):
-                return await self._go_on(keys, standing.known_run_id)
+            ends = await self._ends_if_whole(keys) if standing.known_run_id else None
+            if ends is not None:
+                with suppress(Overtaken):
+                    return await self._go_on(keys, standing.known_run_id, ends)
             return await self._make_anew(sale, epoch)
 
     async def _is_registered(self, keys: ShopKeys) -> bool:
@@ -159,15 +167,16 @@ class Rebuilder:
 
     # what Redis still has
 
-    async def _is_whole(self, keys: ShopKeys) -> bool:
-        """Whether these keys have lost nothing: every recorded event was written in them, and once what they hold
-        beyond is recorded too, their counters are the record's."""
-        for stream in (Stream.MONEY, Stream.HOLDINGS):
+    async def _ends_if_whole(self, keys: ShopKeys) -> Ends | None:
+        """Where the streams of these keys end, if they have lost nothing: every recorded event was written in them, and
+        once what they hold beyond is recorded too, their counters are the record's."""
+        ends = {stream: await self._last_id(keys, stream) for stream in (Stream.MONEY, Stream.HOLDINGS)}
+        for stream, end in ends.items():
             row = await self._pool.fetchrow(FLUSHER_SQL.watermark_of, keys.sale, stream)
-            if row is None or row["epoch"] != keys.epoch or await self._last_id(keys, stream) < id_key(row["upto"]):
-                return False
+            if row is None or row["epoch"] != keys.epoch or end < id_key(row["upto"]):
+                return None
         await self._drain(keys)
-        return await self._has_record_figures(keys)
+        return ends if await self._has_record_figures(keys) else None
 
     async def _last_id(self, keys: ShopKeys, stream: Stream) -> tuple[int, int]:
         try:
@@ -202,11 +211,16 @@ class Rebuilder:
         rows = await self._pool.fetch(SQL.figures_of, keys.sale)
         return all(_is_as_recorded(row, counters) for row in rows)
 
-    async def _go_on(self, keys: ShopKeys, known_run_id: str) -> RebuildTick:
-        """Keys that lost nothing, in the next epoch; its streams are recorded from where the old ones end."""
+    async def _go_on(self, keys: ShopKeys, known_run_id: str, ends: Ends) -> RebuildTick:
+        """Keys that lost nothing, in the next epoch; its streams are recorded from where the old ones end. Raises
+        Overtaken: a flusher may have had events in hand that the keys lost, and only behind the fence is it known that
+        it has not recorded them."""
+        await self._crash("before_fence")
         async with self._pool.acquire() as conn, conn.transaction():
             epoch_new = await self._raise_epoch(conn, keys.sale, keys.epoch)
-            await conn.execute(SQL.watermarks_continue, keys.sale, epoch_new)
+            rows = await conn.fetch(SQL.watermarks_continue, keys.sale, epoch_new)
+            if any(ends[Stream(row["stream"])] < id_key(row["upto"]) for row in rows):
+                raise Overtaken
         await self._crash("after_fence")
         await self._inventory.register(keys, known_run_id, ShopKeys(keys.sale, epoch_new))
         await self._book.refresh()

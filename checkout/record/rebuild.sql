@@ -26,13 +26,14 @@ UPDATE watermarks SET closed_at = now()
 INSERT INTO watermarks (sale, stream, epoch) VALUES ($1, 'money', $2), ($1, 'holdings', $2);
 
 -- watermarks_continue --
--- The streams go on under the next epoch with the ids they have.
+-- The streams go on under the next epoch with the ids they have. Waits for a batch in flight, as above; answers how far
+-- each is recorded.
 WITH closed AS (
   UPDATE watermarks SET closed_at = now()
    WHERE sale = $1 AND stream IN ('money', 'holdings') AND closed_at IS NULL
   RETURNING stream, upto
 )
-INSERT INTO watermarks (sale, stream, epoch, upto) SELECT $1, stream, $2, upto FROM closed;
+INSERT INTO watermarks (sale, stream, epoch, upto) SELECT $1, stream, $2, upto FROM closed RETURNING stream, upto;
 
 -- items_lock --
 -- Every unit of the sale, and those sold.

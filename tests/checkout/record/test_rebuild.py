@@ -16,8 +16,10 @@ from onsale.checkout.errors import (
     ShopRecovering,
     SoldOut,
 )
+from onsale.checkout.record.reading import Stream, entries
 from onsale.checkout.record.rebuild import RebuildTick
 from onsale.checkout.record.reckoning import reckon
+from onsale.checkout.record.recorder import Batch, Recorder
 from onsale.checkout.states import OrderState
 from onsale.lua.keys import ShopKeys
 
@@ -98,6 +100,38 @@ async def test_lost_tail_makes_keys_anew(make_shop: Any) -> None:
     assert ("drop",) == tick.rebuilt
     assert 2 == shop.keys.epoch
     assert counted(free=99, claimed=1) == await shop.stock()
+
+
+async def test_a_batch_that_was_read_before_the_loss(make_shop: Any, database: asyncpg.Pool) -> None:
+    """A flusher has a confirmation in hand that the server then loses, and records it once the keys were compared: they
+    are not taken on, whose order would be paid for ever and whose next events would be taken for recorded."""
+    shop = await make_shop()
+    await shop.reserve("o1")
+    await shop.pin("o1")
+    await shop.record()
+    before = {name: await shop.redis.dump(name) for name in await shop.redis.keys("*")}
+    await shop.confirm("o1")
+    upto = await database.fetchval("SELECT upto FROM watermarks WHERE sale = 'drop' AND stream = 'money'")
+    found = await shop.redis.xrange(shop.keys.money, min=f"({upto}")
+    in_hand = Batch("drop", Stream.MONEY, 1, upto, entries(found))
+    await shop.redis.flushall()
+    for name, value in before.items():
+        await shop.redis.restore(name, 0, value)
+    await shop.lose_run_id()
+
+    async def record_late(point: str) -> None:
+        if point == "before_fence" and in_hand.upto != await database.fetchval(
+            "SELECT upto FROM watermarks WHERE sale = 'drop' AND stream = 'money' AND epoch = 1"
+        ):
+            await Recorder(database).record(in_hand)
+
+    tick = await shop.rebuilder(record_late).tick()
+
+    assert (("drop",), 2) == (tick.rebuilt, shop.keys.epoch)
+    assert counted(free=99, sold=1) == await shop.stock()
+    await shop.reserve("o2")
+    await shop.record()
+    assert [] == await reckon(database, shop.redis, shop.keys)
 
 
 async def test_everything_comes_back(make_shop: Any, database: asyncpg.Pool) -> None:
