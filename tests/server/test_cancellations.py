@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from contract_kit import System
 
+from onsale.auth.errors import StoreUnavailable
 from onsale.catalog.sales import advance_clock
 from onsale.checkout import cancellations
 from onsale.checkout.aftersale import AfterSale
@@ -163,7 +164,7 @@ async def test_many_workers_and_one_that_dies(system: System, monkeypatch: pytes
     async def worker() -> None:
         for _ in range(10):
             await pool.execute("UPDATE sales SET cancel_next_at = now() WHERE id = $1", sale)
-            with suppress(ConnectionResetError):
+            with suppress(StoreUnavailable):
                 await SaleCanceller(pool, AfterSale(pool)).tick()
 
     await asyncio.gather(*(worker() for _ in range(8)))
