@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,10 +34,11 @@ from bench.floors import Meter
 from bench.generator import SEPARATOR
 from bench.journeys import Connection, ask_all, connect, generate, request, text_of
 from bench.measure import Bench, Buying, Plan, charges, opened
+from bench.report import Busy
 
 SALE = "calm"
 PASSWORD = "salt-lamp-42-river"
-# Enough that no account's budget of tries bounds the flood: a try that succeeded is given back.
+# So many that the wrong guesses that are looked at stay within each one's budget of tries.
 ACCOUNTS = 200
 SIGNED_UP_WITHIN_S = 60
 LOGIN_CONNECTIONS = 512
@@ -45,8 +46,13 @@ ORDER_CONNECTIONS = 64
 CHECKOUT_P99_MS = 10
 LOGIN_WAIT_MS = 2_000
 TICK_S = 0.001
-# The flood's process starts, connects, and is then at its full rate: the checkout is looked at only meanwhile.
-FLOOD_STARTS_WITHIN_S = 20
+# How long before the checkout is looked at the flood's process is started, and how long it goes on: it has to import
+# and connect before it is at its full rate.
+FLOOD_LEAD_S = 2.0
+
+
+# An order's id -> the request that confirms it.
+Confirm = Callable[[str], bytes]
 
 
 @dataclass
@@ -60,7 +66,7 @@ class Calm:
 class _Buyer:
     """One order: reserved when it is due, confirmed as soon as that is answered, on one connection."""
 
-    def __init__(self, connection: Connection, log: Calm, idle: list[Connection], confirm: Any) -> None:
+    def __init__(self, connection: Connection, log: Calm, idle: list[Connection], confirm: Confirm) -> None:
         self._connection, self._log, self._idle, self._confirm = connection, log, idle, confirm
         connection.answered = self._answered
 
@@ -84,10 +90,9 @@ class _Buyer:
 class CalmSale:
     """Buyers who were let in, taken one after another by each stretch."""
 
-    def __init__(self, buying: Buying, product: str, tokens: Sequence[str], passes: Sequence[str], port: int) -> None:
+    def __init__(self, product: str, tokens: Sequence[str], passes: Sequence[str], port: int) -> None:
         self._product, self._port = product, port
         self._buyers = iter(enumerate(zip(tokens, passes, strict=True)))
-        self._buying = buying
 
     async def stretch(self, per_second: int, seconds: float) -> Calm:
         """So many orders a second, for so long."""
@@ -161,7 +166,9 @@ def _require(replies: Sequence[bytes], status: str) -> None:
 
 
 @contextlib.asynccontextmanager
-async def flooding(port: int, requests: Sequence[bytes], per_second: int, seconds: float) -> Any:
+async def flooding(
+    port: int, requests: Sequence[bytes], per_second: int, seconds: float
+) -> AsyncIterator[dict[str, Any]]:
     """The flood, at its full rate when the block begins; what became of it is added to the yielded dict afterwards."""
     told: dict[str, Any] = {}
     with tempfile.NamedTemporaryFile() as file:
@@ -172,6 +179,7 @@ async def flooding(port: int, requests: Sequence[bytes], per_second: int, second
             "--seconds", str(seconds), "--connections", str(LOGIN_CONNECTIONS), "--per-second", str(per_second),
             stdout=subprocess.PIPE,
         )  # fmt: skip
+        await asyncio.sleep(FLOOD_LEAD_S)
         yield told
         out, _ = await process.communicate()
     told |= json.loads(out)
@@ -184,22 +192,26 @@ async def run(asked: argparse.Namespace) -> dict[str, Any]:
         emails = await sign_up(bench)
         buying = await Buying.opened(bench, SALE, await bench.grow_tokens(buyers))
         await buying.join()
-        calm = CalmSale(buying, f"{SALE}-1", bench.tokens[:buyers], await buying.passes(), bench.ours.port)
+        calm = CalmSale(f"{SALE}-1", bench.tokens[:buyers], await buying.passes(), bench.ours.port)
         sandbox = int((await bench.on.status())["addresses"]["sandbox"].rpartition(":")[2])
         provider: Any = await generate(
             sandbox, charges(asked.orders, 4 * asked.orders), seconds=60, connections=64,
             per_second=asked.orders, once=True,
         )  # fmt: skip
         provider_ms = provider["latency_ms"]["p50"]
+        busy = Busy()
         with Meter(bench.ours) as alone_cpu:
             alone = await calm.stretch(asked.orders, asked.seconds)
-        requests = flood(emails, int(asked.logins * asked.seconds))
-        async with flooding(bench.ours.port, requests, asked.logins, asked.seconds) as logins:
+        lasts_s = asked.seconds + FLOOD_LEAD_S
+        requests = flood(emails, int(asked.logins * lasts_s))
+        async with flooding(bench.ours.port, requests, asked.logins, lasts_s) as logins:
             with Meter(bench.ours) as beside_cpu:
                 beside = await calm.stretch(asked.orders, asked.seconds)
+        others = busy.others()
         stretches = {"alone": (alone, alone_cpu), "beside": (beside, beside_cpu)}
     return {
         "web": asked.web,
+        "others_took": others,
         "provider_p50_ms": provider_ms,
         "checkout_ms": {name: _own_ms(log, provider_ms) for name, (log, _) in stretches.items()},
         "unexpected": dict(alone.unexpected + beside.unexpected),
