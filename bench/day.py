@@ -153,7 +153,7 @@ class Shopper(Buyer):
         super().__init__(n, day.session, day.on.base, day.sale, token, Habits(stream_share=0.3, arrive_s=1.5), log)
         self._day, self._token = day, token
         self.manner = manner
-        self._ticket = ""
+        self._ticket, self.place = "", 0
         self.outcome = ""
         self._is_late = manner is Manner.LATE
 
@@ -181,7 +181,7 @@ class Shopper(Buyer):
             return "stuck"
 
     async def _wait(self, ticket: dict[str, Any]) -> dict[str, Any]:
-        self._ticket = ticket["ticket"]
+        self._ticket, self.place = ticket["ticket"], ticket["place"] or 0
         return await super()._wait(ticket)
 
     async def _check_out(self, product: str, admission: str) -> str:
@@ -435,8 +435,9 @@ async def _cancel_and_sell_again(day: Day, manager: str, log: Log, shoppers: lis
     chance = random.Random(f"{day.asked.seed}/cancel")
     first = chance.sample(bought, max(1, len(bought) // 10))
     await asyncio.gather(*(_give_back(day, order, "cancellation") for order in first))
-    # More of them than there are units; the others have gone, and keep their places for nothing.
-    empty = [shopper for shopper in shoppers if shopper.outcome == "closed"][: max(60, 5 * len(first))]
+    # Those who were next, more than there are units; the others have gone, and keep their places for nothing.
+    empty = sorted((one for one in shoppers if one.outcome == "closed"), key=lambda one: one.place)
+    empty = empty[: max(60, 5 * len(first))]
 
     async def has_free() -> bool:
         return bool((await day.must(200, "GET", f"/v1/sales/{day.sale}/line"))["stock"]["free"] == len(first))
@@ -445,7 +446,8 @@ async def _cancel_and_sell_again(day: Day, manager: str, log: Log, shoppers: lis
     await day.must(204, "POST", f"/v1/sales/{day.sale}/opening", manager)
     outcomes = Counter(await asyncio.gather(*(shopper.come_again() for shopper in empty)))
     day.expect("cancelled units bought by others", len(first), outcomes["confirmed"])
-    day.say(f"{len(first)} cancelled; the line reopened and {outcomes['confirmed']} others bought what came back")
+    told = ", ".join(f"{n} {what}" for what, n in outcomes.most_common())
+    day.say(f"{len(first)} cancelled; the line reopened for {len(empty)} who came again: {told}")
     await day.advance(2 * HOUR_MS)
     left = sorted(log.confirmed.keys() - set(first))
     await day.until("orders are prepared", _is_all, day, left[:3], "preparing")

@@ -242,7 +242,9 @@ def _flaws(error: Exception, code: str, texts: Mapping[str, str]) -> dict[str, s
 
 
 def _flaw_words(name: str, word: str, texts: Mapping[str, str]) -> str:
-    """By what is wrong where that says enough, else by what the field wants."""
+    """By what is wrong with this very field, or with any, where that says enough, else by what the field wants."""
+    if (words := texts.get(f"flaw.{name}.{word}")) is not None:
+        return words
     return texts.get(f"flaw.{name}" if word == "bad_value" else f"flaw.{word}", texts["flaw.bad_value"])
 
 

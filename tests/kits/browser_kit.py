@@ -60,6 +60,8 @@ class System:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._environ = {k: v for k, v in os.environ.items() if not k.startswith(("ONSALE_", "REDIS", "DATABASE"))}
+        # Parcels arrive when a test says that days have passed.
+        self._environ["ONSALE_TEST_CLOCK"] = "1"
         self._output = folder / "up.log"
         with self._output.open("wb") as output:
             self._up = subprocess.Popen(
@@ -120,6 +122,15 @@ async def code_for(page: Page, system: System, email: str) -> str:
                 text = await page.locator("article pre").first.inner_text()
                 return re.search(r"\b\d{6}\b", text)[0]
             await page.wait_for_timeout(100)
+
+
+async def as_role(context: BrowserContext, system: System, role: str, number: int) -> Page:
+    """A page of somebody with that role, one of the accounts made for load; numbers tell them apart."""
+    token = system.command("tokens", "--count", "1", "--from", str(number), "--role", role).strip()
+    await context.add_cookies([
+        {"name": "__Host-onsale-access", "value": token, "domain": "127.0.0.1", "path": "/", "secure": True}
+    ])  # fmt: skip
+    return await context.new_page()
 
 
 async def keep_picture(page: Page, name: str) -> None:
