@@ -93,11 +93,15 @@ async def test_an_operator_helps_one_person(system: System, browser: Browser, sa
 PAGES = {
     "nobody": ("/", "/signin", "/signup", "/verify", "/password-reset", "/password-reset?token=none", "/docs"),
     "buyer": (
-        *("/sales/{sale}", "/products/{product}", "/cart", "/wishes", "/notices", "/orders", "/orders/{order}"),
-        *("/orders/none", "/problems/sold_out", "/account", "/account/sessions", "/account/addresses"),
+        *("/sales/{sale}", "/products/{product}", "/cart", "/wishes", "/notices", "/alarms", "/problems/sold_out"),
+        *("/orders", "/orders/{order}", "/orders/{order}/address", "/orders/none"),
+        *("/account", "/account/sessions", "/account/addresses"),
         *("/account/addresses/{address}", "/account/password", "/account/delete"),
     ),
-    "operator": ("/console", "/desk", "/desk/products/{product}", "/approvals"),
+    "operator": (
+        *("/console", "/approvals", "/desk", "/desk/vendor", "/desk/products", "/desk/sales"),
+        *("/desk/products/{product}", "/desk/products/{product}/stock"),
+    ),
 }
 
 

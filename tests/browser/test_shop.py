@@ -10,7 +10,7 @@ import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from browser_kit import MARKS, System, as_role, faults_of
+from browser_kit import MARKS, System, as_role, faults_of, too_wide
 from playwright.async_api import Browser, Page, expect
 
 pytestmark = MARKS
@@ -19,24 +19,20 @@ numbers = itertools.count(700_000)
 SCRIPTS = pytest.mark.parametrize("scripts", [True, False], ids=["scripts", "no-scripts"])
 
 
-async def offered(browser: Browser, system: System, title: str, *, scripts: bool = True, judged: str = "") -> Page:
-    """A vendor's desk with a product just offered on it; what a machine has against the desk's pages fails here."""
+async def offered(browser: Browser, system: System, title: str, *, scripts: bool = True) -> Page:
+    """A vendor's desk with a product just offered on it."""
     context = await browser.new_context(locale="en-US", java_script_enabled=scripts)
     desk = await as_role(context, system, "vendor", next(numbers))
     await desk.goto(f"{system.base}/desk")
-    faults = await faults_of(desk, "become") if judged else []
     await desk.fill("#name", "Hats & sons")
     await desk.get_by_role("button", name="Begin").click()
     await desk.get_by_role("link", name="New product").click()
-    faults += await faults_of(desk, "desk-offer") if judged else []
     await desk.fill("#title", title)
     await desk.fill("#about", "Felt, by hand.")
     await desk.fill("#amount", "48000")
     await desk.fill("#stock", "12")
     await desk.click("#offer")
     await expect(desk.locator("#units-left")).to_have_text("12")
-    faults += await faults_of(desk, "desk-product") if judged else []
-    assert [] == faults
     return desk
 
 
@@ -47,43 +43,41 @@ async def test_a_buyer_finds_buys_cancels_and_sends_back(system: System, browser
     await offered(browser, system, title)
     context = await browser.new_context(locale="en-US", java_script_enabled=scripts)
     buyer = await as_role(context, system, "customer", next(numbers))
-    # axe itself is a script.
     faults: list[str] = []
-
-    async def judge(name: str) -> None:
-        faults.extend(await faults_of(buyer, name) if scripts else [])
+    # axe itself is a script.
+    judge = faults_of if scripts else too_wide
 
     await buyer.goto(system.base)
     await buyer.fill("#q", title.replace("Porkpie", "Porkpy"))
     await buyer.get_by_role("button", name="Find").click()
-    await judge("shop-search")
+    faults += await too_wide(buyer, "shop-search")
     await buyer.get_by_role("link", name=title).click()
-    await judge("shop-product")
+    faults += await too_wide(buyer, "shop-product")
     await buyer.fill("#quantity", "2")
     await buyer.click("#to-cart")
     await expect(buyer.get_by_role("heading", name="Cart")).to_be_visible()
-    await judge("shop-cart")
+    faults += await too_wide(buyer, "shop-cart")
     await buyer.click("#order")
     await expect(buyer.locator("#order-state")).to_have_text("Reserved")
     await buyer.get_by_role("link", name="Choose an address").click()
     await buyer.fill("#recipient", "Mina Kim")
     await buyer.fill("#line1", "1 Hill Road")
     await buyer.check("#keep")
-    await judge("order-address")
+    faults += await too_wide(buyer, "order-address")
     await buyer.click("#send")
     await expect(buyer.locator("#address")).to_have_text("Mina Kim")
-    await judge("order-reserved")
+    faults += await too_wide(buyer, "order-reserved")
     await buyer.select_option("#token", "decline_funds")
     await buyer.click("#pay")
     await expect(buyer.get_by_role("alert")).to_contain_text("declined")
-    await judge("order-declined")
+    faults += await judge(buyer, "order-declined")
     await buyer.select_option("#token", "ok")
     await buyer.click("#pay")
     await expect(buyer.locator("#order-state")).to_have_text("Confirmed")
-    await judge("order-confirmed")
+    faults += await judge(buyer, "order-confirmed")
     await buyer.click("#cancel")
     await expect(buyer.locator("#order-state")).to_have_text("Cancelled")
-    await judge("order-cancelled")
+    faults += await too_wide(buyer, "order-cancelled")
 
     await buyer.goto(f"{system.base}/?q={title.replace(' ', '+')}")
     await buyer.get_by_role("link", name=title).click()
@@ -93,15 +87,15 @@ async def test_a_buyer_finds_buys_cancels_and_sends_back(system: System, browser
     order = buyer.url.partition("?")[0]
     system.command("clock", "advance", "2d")
     await reloaded_until(buyer, order, "Delivered")
-    await judge("order-delivered")
+    faults += await judge(buyer, "order-delivered")
     await buyer.click("#return")
     await expect(buyer.locator("#order-state")).to_have_text("Return requested")
     system.command("clock", "advance", "1d")
     await reloaded_until(buyer, order, "Returned")
     await expect(buyer.get_by_text("48,000")).not_to_have_count(0)
-    await judge("order-returned")
+    faults += await too_wide(buyer, "order-returned")
     await buyer.goto(f"{system.base}/orders")
-    await judge("orders")
+    faults += await too_wide(buyer, "orders")
 
     assert [] == faults
     assert [] == [one for one in json.loads(system.command("audit", "--json")) if not one["ok"]]
@@ -121,8 +115,10 @@ async def reloaded_until(page: Page, address: str, state: str) -> None:
 async def test_a_vendor_proposes_and_a_manager_approves(system: System, browser: Browser, scripts: bool) -> None:
     """Edited and stocked at the desk; too soon is said beside its field and nothing typed is lost; proposed in time it
     waits for approval, and approved it stands in the shop."""
+    # axe itself is a script.
+    judge = faults_of if scripts else too_wide
     title = f"Trilby {next(numbers)}"
-    desk = await offered(browser, system, title, scripts=scripts, judged="desk" if scripts else "")
+    desk = await offered(browser, system, title, scripts=scripts)
     await desk.fill("#quantity", "-2")
     await desk.click("#move")
     await expect(desk.locator("#units-left")).to_have_text("10")
@@ -143,23 +139,23 @@ async def test_a_vendor_proposes_and_a_manager_approves(system: System, browser:
     await desk.click("#propose")
     await expect(desk.locator("#opens_at-flaw")).to_be_visible()
     await expect(desk.locator("#title")).to_have_value(f"{title} days")
-    faults = await faults_of(desk, "desk-refused") if scripts else []
+    faults = await judge(desk, "desk-refused")
     await desk.fill("#opens_at", local(shop_now + timedelta(hours=3)))
     await desk.click("#propose")
     await expect(desk.locator(".proposal", has_text=f"{title} days")).to_contain_text("Pending")
-    faults += await faults_of(desk, "desk") if scripts else []
+    faults += await judge(desk, "desk")
 
     managers = await browser.new_context(locale="ko-KR", java_script_enabled=scripts)
     manager = await as_role(managers, system, "manager", next(numbers))
     await manager.goto(f"{system.base}/approvals")
-    faults += await faults_of(manager, "approvals") if scripts else []
+    faults += await judge(manager, "approvals")
     row = manager.locator(".proposal", has_text=f"{title} days")
     await row.get_by_role("button", name="승인").click()
     await expect(row).to_contain_text("승인됨")
     await expect(row.get_by_role("button")).to_have_count(0)
     await manager.goto(f"{system.base}/?q={title.replace(' ', '+')}")
     await expect(manager.get_by_role("link", name=f"{title} days")).to_be_visible()
-    faults += await faults_of(manager, "shop-ko") if scripts else []
+    faults += await too_wide(manager, "shop-ko")
 
     assert [] == faults
 
