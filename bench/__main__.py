@@ -2,6 +2,7 @@
 
     python -m bench             k6 scripts, every target beside its floor, streams, audit; report in bench/results/
     python -m bench --smoke     small and short; ratios with generous bounds; nothing is written
+    python -m bench --only steps --only polls    these parts alone, printed and not written
 
 Exit 1 when a promise about units or money was broken (audit, oversold, unexpected answers), or a figure is so far off
 that something does not work. A missed target is reported, not an error.
@@ -51,6 +52,8 @@ async def run(asked: argparse.Namespace) -> list[str]:
     clock = Clock()
     plan = SMOKE if asked.smoke else Plan()
     where, busy = report.machine(), report.Busy()
+    if asked.only:
+        return await _parts(asked.only, plan, clock)
     start = await measure.starts(plan, clock.say)
     within_s = (SMOKE_WITHIN_S if asked.smoke else MEASURE_WITHIN_S) - clock.now_s()
     async with measure.opened(plan, clock.say, within_s=within_s) as bench:
@@ -69,6 +72,17 @@ async def run(asked: argparse.Namespace) -> list[str]:
         page = report.write(RESULTS, found, where, extra, datetime.date.today())  # noqa: DTZ011 - the day here
         clock.say(f"written: bench/results/{page.name}")
     return _broken(found, extra)
+
+
+async def _parts(names: list[str], plan: Plan, clock: Clock) -> list[str]:
+    """A few measurements, while something is being made faster."""
+    async with measure.opened(plan, clock.say) as bench:
+        await measure.machine_floors(bench)
+        for name in names:
+            await measure.STEPS[name](bench)
+        found = bench.found
+    print("\n" + report.target_table(found.targets))
+    return [f"{target.id} {target.what}: {target.ours}" for target in found.targets if target.is_broken]
 
 
 async def _k6(bench: Bench, asked: argparse.Namespace) -> list[dict[str, Any]] | None:
@@ -108,6 +122,9 @@ def main() -> None:
     """Command line; see the file's head."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--smoke", action="store_true", help="small and short, nothing written")
+    parser.add_argument(
+        "--only", action="append", choices=tuple(measure.STEPS), help="measure this part alone; may be repeated"
+    )
     parser.add_argument("--streams", type=int, default=2_000, help="event streams to hold")
     asked = parser.parse_args()
     allow_files(4 * asked.streams + 8_192)

@@ -721,10 +721,10 @@ async def _is_ready(port: int) -> bool:
 
 Step = Callable[[Bench], Awaitable[None]]
 STEPS: dict[str, Step] = {
-    "join, reserve and confirm": steps,
+    "steps": steps,
     "polls": polls,
-    "whole journeys": whole_journeys,
-    "confirmations by the clock": confirm_latency,
-    "stock reads": stock_reads,
-    "polls of a large crowd": large_crowd,
+    "journeys": whole_journeys,
+    "confirmations": confirm_latency,
+    "stock": stock_reads,
+    "crowd": large_crowd,
 }

@@ -494,5 +494,20 @@ class CheckoutFlow:
 
 async def result_of(task: asyncio.Task[Ending], deadline_s: float) -> Ending | None:
     """What the task ends with; None when the deadline comes first. The task goes on, whatever happens to the caller."""
-    done, _ = await asyncio.wait({task}, timeout=max(0.0, deadline_s - time.monotonic()))
-    return task.result() if done else None
+    if not task.done():
+        # By hand: `asyncio.wait` costs three times as much, and every confirmation comes by here.
+        loop = asyncio.get_running_loop()
+        turn: asyncio.Future[None] = loop.create_future()
+
+        def wake(_: object = None) -> None:
+            if not turn.done():
+                turn.set_result(None)
+
+        patience = loop.call_later(max(0.0, deadline_s - time.monotonic()), wake)
+        task.add_done_callback(wake)
+        try:
+            await turn
+        finally:
+            patience.cancel()
+            task.remove_done_callback(wake)
+    return task.result() if task.done() else None

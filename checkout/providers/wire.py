@@ -1,8 +1,8 @@
 """HTTP to one provider: deadlines, bounded connections, and an honest word on how a call ended.
 
-1 s to connect, 5 s to answer, 6 s for the whole. How many calls run at once begins small and grows with each answer, as
-TCP does: a crowd that comes at once would otherwise open hundreds of connections in one instant and find neither the
-provider nor this process in time to greet them. A call that ended late because this process was busy says nothing about
+1 s to connect, 5 s to answer. How many calls run at once begins small and grows with each answer, as TCP does: a crowd
+that comes at once would otherwise open hundreds of connections in one instant and find neither the provider nor this
+process in time to greet them. A call that ended late because this process was busy says nothing about
 the provider (`is_ours`).
 """
 
@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-import aiohttp
 import msgspec
+
+from onsale.checkout.providers.connections import KEEPALIVE_S, Connections, NotAnswered, NotSent
 
 T = TypeVar("T")
 
@@ -23,8 +24,6 @@ READ_TIMEOUT_S = 5.0
 # A provider that answers in 0.3 s is asked 800 times a second by one process.
 CONNECTIONS_MAX = 256
 CONNECTIONS_FIRST = 32
-# Longer than most servers keep a connection: who closes it first is then the one that knows that it is idle.
-KEEPALIVE_S = 70.0
 # How late a beat must come to be called late; a busy loop at its usual load stays under it.
 BEAT_S, LATE_S = 0.05, 0.2
 
@@ -74,10 +73,13 @@ class Wire:
     """One a provider and process."""
 
     def __init__(self, url: str, headers: Mapping[str, str] | None = None, policy: WirePolicy | None = None) -> None:
-        self._url = url.rstrip("/")
-        self._headers = dict(headers or {})
         self._policy = policy or WirePolicy()
-        self._session: aiohttp.ClientSession | None = None
+        self._connections = Connections(
+            url,
+            headers or {},
+            connect_timeout_s=self._policy.connect_timeout_s,
+            read_timeout_s=self._policy.read_timeout_s,
+        )
         self._slots = _Slots(self._policy.connections_max)
         self._beat = _Beat()
 
@@ -92,8 +94,7 @@ class Wire:
     async def close(self) -> None:
         """Close every connection."""
         self._beat.stop()
-        if self._session is not None:
-            await self._session.close()
+        await self._connections.close()
 
     async def _send(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> Reply:
         began_s = self._beat.start()
@@ -115,38 +116,11 @@ class Wire:
         self, method: str, path: str, body: bytes | None, headers: Mapping[str, str], began_s: float
     ) -> Reply:
         try:
-            async with self._connected().request(
-                method, self._url + path, data=body, headers=headers, allow_redirects=False
-            ) as reply:
-                return Reply(reply.status, await reply.read())
-        except aiohttp.ConnectionTimeoutError as error:
-            raise NotReached(is_ours=self._beat.was_late(began_s)) from error
-        except aiohttp.ClientConnectorError as error:
-            raise NotReached from error
-        except TimeoutError as error:
-            raise NoReply(is_ours=self._beat.was_late(began_s)) from error
-        except aiohttp.ClientError as error:
-            raise NoReply from error
-
-    def _connected(self) -> aiohttp.ClientSession:
-        # Made at the first call: a session belongs to the loop that runs it.
-        if self._session is None:
-            policy = self._policy
-            self._session = aiohttp.ClientSession(
-                # The whole call has an end: whoever begins one within a lease must be done within it.
-                timeout=aiohttp.ClientTimeout(
-                    total=policy.connect_timeout_s + policy.read_timeout_s,
-                    sock_connect=policy.connect_timeout_s,
-                    sock_read=policy.read_timeout_s,
-                ),
-                # Nobody waits in there: a call has a slot first.
-                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S),
-                headers=self._headers,
-                skip_auto_headers=("User-Agent",),
-                auto_decompress=False,
-                cookie_jar=aiohttp.DummyCookieJar(),
-            )
-        return self._session
+            return Reply(*await self._connections.ask(method, path, headers, body))
+        except NotSent as failure:
+            raise NotReached(is_ours=failure.is_late and self._beat.was_late(began_s)) from failure
+        except NotAnswered as failure:
+            raise NoReply(is_ours=failure.is_late and self._beat.was_late(began_s)) from failure
 
 
 class _Slots:
