@@ -40,6 +40,8 @@ from onsale.catalog.product_schemas import (
     ProductPatch,
     ProductReply,
     ProductRequest,
+    RecommendationList,
+    RecommendedReply,
     StockRequest,
     VendorList,
     VendorPatch,
@@ -49,6 +51,7 @@ from onsale.catalog.product_schemas import (
     vendor_reply,
 )
 from onsale.catalog.products import Asked, Product, Products
+from onsale.catalog.recommendations import Recommendations
 from onsale.catalog.salefile import moment_ms, slug
 from onsale.catalog.sales import SaleBook
 from onsale.catalog.search import SCORE_MIN, Search
@@ -58,6 +61,7 @@ from onsale.catalog.vendors import OPERATORS, Vendors
 VENDORS = web.AppKey("vendors", Vendors)
 PRODUCTS = web.AppKey("products", Products)
 SEARCH = web.AppKey("search", Search)
+RECOMMENDATIONS = web.AppKey("recommendations", Recommendations)
 OFFERS = web.AppKey("offers", Offers)
 DISCOUNTS = web.AppKey("discounts", Discounts)
 SHOP_STOCK = web.AppKey("shop_stock", ShopStock)
@@ -167,6 +171,13 @@ async def show_product(request: web.Request) -> web.Response:
     return reply(200, await shown(request, await request.app[PRODUCTS].get(request.match_info["product"])))
 
 
+async def list_recommendations(request: web.Request) -> web.Response:
+    """GET /v1/products/{product}/recommendations"""
+    require_no_query(request)
+    product = await request.app[PRODUCTS].get(request.match_info["product"])
+    return reply(200, RecommendationList(await recommended(request, product.product)))
+
+
 async def edit_product(request: web.Request) -> web.Response:
     """PATCH /v1/products/{product}"""
     who = await require(request, *SELLERS)
@@ -268,6 +279,17 @@ async def shown_all(request: web.Request, products: Sequence[Product]) -> list[P
         product_reply(product, offers[product.product], is_on_sale=product.product in on_sale)
         for product in products
         if product.product in offers
+    ]
+
+
+async def recommended(request: web.Request, product: str) -> list[RecommendedReply]:
+    """What to show beside a product, as anyone sees it now."""
+    on_sale = sorted(products_on_sale(request.app[BOOK], _now_ms()))
+    found = await request.app[RECOMMENDATIONS].of(product, on_sale)
+    reasons = {one.product.product: one.reason for one in found}
+    return [
+        RecommendedReply(**msgspec.structs.asdict(seen), reason=reasons[seen.product])
+        for seen in await shown_all(request, [one.product for one in found])
     ]
 
 

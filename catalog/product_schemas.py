@@ -12,7 +12,7 @@ from onsale.catalog.discounts import Discount, DiscountItem
 from onsale.catalog.offers import Offer
 from onsale.catalog.products import Product
 from onsale.catalog.salefile import Money, Slug, Title
-from onsale.catalog.states import ProductState
+from onsale.catalog.states import ProductState, Reason
 from onsale.catalog.vendors import Vendor
 
 Name = Annotated[str, Meta(min_length=1, max_length=100)]
@@ -115,6 +115,18 @@ class ProductList(msgspec.Struct, frozen=True):
 
     items: list[ProductReply]
     next_cursor: str | None
+
+
+class RecommendedReply(ProductReply, frozen=True, kw_only=True):
+    """A product to look at next, and why."""
+
+    reason: Reason
+
+
+class RecommendationList(msgspec.Struct, frozen=True):
+    """What to show beside a product, the best first."""
+
+    items: list[RecommendedReply]
 
 
 class StockRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

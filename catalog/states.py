@@ -1,5 +1,5 @@
-"""States of a sale as the clock sees them, and of a product as people see it. Who is let in, and whether anything of a
-sale is left, is the line's to say."""
+"""States of a sale as the clock sees them, and of a product as people see it; why a product is recommended. Who is let
+in, and whether anything of a sale is left, is the line's to say."""
 
 from __future__ import annotations
 
@@ -18,6 +18,12 @@ class ProductState(StrEnum):
     ON_SALE = "on_sale"  # an open sale has it, decided at the request
     OUT_OF_STOCK = "out_of_stock"  # -> available by units that come
     DISCONTINUED = "discontinued"  # by its vendor, who may take that back; not listed
+
+
+class Reason(StrEnum):
+    BOUGHT_TOGETHER = "bought_together"  # with the product that is looked at
+    POPULAR = "popular"  # among what sells best
+    NEW = "new"  # among what came last
 
 
 class ItemStatus(StrEnum):

@@ -44,6 +44,7 @@ from onsale.catalog.moves import Moves, ShopStock
 from onsale.catalog.offers import Offers
 from onsale.catalog.products import Products
 from onsale.catalog.proposals import Proposals
+from onsale.catalog.recommendations import Recommendations
 from onsale.catalog.rules import ProposalRules
 from onsale.catalog.search import Search
 from onsale.catalog.vendors import Vendors
@@ -266,6 +267,7 @@ def _open_catalogue(app: web.Application, rooms: Rooms) -> None:
     app[lists.CARTS] = Carts(pool, app[products.PRODUCTS])
     app[products.SEARCH] = Search(pool)
     app[products.OFFERS] = Offers(pool)
+    app[products.RECOMMENDATIONS] = Recommendations(pool)
     app[products.DISCOUNTS] = Discounts(pool, vendors)
     app[products.SHOP_STOCK] = ShopStock(pool, mover)
     rules = ProposalRules(hours=app[SETTINGS].sale_hours)

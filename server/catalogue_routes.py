@@ -145,6 +145,11 @@ PRODUCTS = (
         reply=product_schemas.ProductReply, problems=(catalog_errors.ProductUnknown,),
     ),
     Route(
+        "GET", "/v1/products/{product}/recommendations", products.list_recommendations, "list_recommendations",
+        "Up to ten products to look at next: bought together with this one, then best sellers, then the newest.",
+        reply=product_schemas.RecommendationList, problems=(catalog_errors.ProductUnknown,),
+    ),
+    Route(
         "PATCH", "/v1/products/{product}", products.edit_product, "edit_product", "Change your product.", "seller",
         body=product_schemas.ProductPatch, reply=product_schemas.ProductReply,
         problems=(catalog_errors.ProductUnknown,),

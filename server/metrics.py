@@ -217,6 +217,7 @@ class Metrics:
         self.restocked = self._counter("onsale_restocked_units_moves", "Returns of units that were made in Redis.")
         self.called_off = self._counter("onsale_called_off_orders", "Orders cancelled with their sale.")
         self.delivered = self._counter("onsale_delivery_steps", "Orders moved on after the sale.", "state")
+        self.recommended = self._counter("onsale_recommendations_counted", "Products whose company was counted anew.")
         self.stock_units = self._gauge("onsale_stock_units", "Units by state.", "sale", "state")
 
     def _define_edges(self) -> None:

@@ -28,6 +28,7 @@ from onsale.catalog.lists import Carts
 from onsale.catalog.moves import Moves
 from onsale.catalog.products import Products
 from onsale.catalog.proposals import Proposals
+from onsale.catalog.recommendations import Recommender
 from onsale.catalog.rules import ProposalRules
 from onsale.catalog.search import Search
 from onsale.catalog.vendors import Vendors
@@ -80,6 +81,8 @@ COMPLETE_INTERVAL_MS = 250
 SECOND_MS = 1_000
 MINUTE_MS = 60_000
 NOTICES_FORGET_INTERVAL_MS = 60_000
+# However much is bought of a product, it is counted anew twice a minute.
+RECOMMEND_INTERVAL_MS = 30_000
 # How many connections the kernel holds for us while the loop is busy: a crowd arrives within one instant.
 BACKLOG = 4096
 
@@ -180,6 +183,7 @@ def _add_catalogue_loops(rooms: Rooms, loops: Loops) -> None:
     pool = rooms.stores.pool
     products = Products(pool, Vendors(pool), StockMover(Moves(pool), rooms.inventory))
     loops.add("search", Search(pool).tick, SECOND_MS)
+    loops.add("recommender", Recommender(pool).tick, RECOMMEND_INTERVAL_MS)
     loops.add("carts", Carts(pool, products).tick, MINUTE_MS)
     alarms = AlarmWriter(pool, rooms.outbox)
     loops.add("alarms", alarms.tick, SECOND_MS)

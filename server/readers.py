@@ -39,6 +39,7 @@ def of(metrics: Metrics) -> Mapping[str, Callable[[Any], None]]:
         "restocker": lambda tick: metrics.restocked.inc(tick.restocked),
         "sale_canceller": lambda tick: metrics.called_off.inc(tick.cancelled),
         "delivery": lambda tick: delivered(metrics, tick),
+        "recommender": lambda tick: metrics.recommended.inc(tick.counted),
         "reaper": lambda tick: metrics.lapsed.inc(tick.expired),
     }
 

@@ -7,7 +7,7 @@ from aiohttp import web
 from onsale.auth.requests import form_fields
 from onsale.catalog.handlers import BOOK
 from onsale.catalog.list_handlers import CARTS, FIGURES, WISHES
-from onsale.catalog.product_handlers import OFFERS, PRODUCTS, shown
+from onsale.catalog.product_handlers import OFFERS, PRODUCTS, recommended, shown
 from onsale.catalog.schemas import sale_reply
 from onsale.catalog.states import SaleState
 from onsale.checkout.handlers import FLOW
@@ -38,6 +38,7 @@ async def show_product(request: web.Request) -> web.Response:
         sales=sales,
         free=(await request.app[FIGURES].known([name]))[name],
         can_buy=product.is_ordinary and product.units_left > 0 and name in offers and offers[name].is_available,
+        recommended=[plain(other) for other in await recommended(request, name)],
         is_wished=found is not None and await request.app[WISHES].has(found.account, name),
         key=new_key(),
     )
