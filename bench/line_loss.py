@@ -7,6 +7,7 @@ crowd does. When the line has gathered, the operator resumes, and the next peopl
     python -m bench.line_loss --tickets 50000 --fault sigkill     killed, started again on its file
     python -m bench.line_loss --tickets 50000 --fault old-file    started again on the file it had before the turns
     python -m bench.line_loss --tickets 50000 --fault away        stopped (SIGSTOP) for --away-s seconds
+    python -m bench.line_loss --tickets 50000 --fault replica     killed, and a replica promoted that lagged by seconds
 
 Prints one JSON object; exit 1 when somebody lost a place, came back who had the turn, or a number was given twice.
 """
@@ -23,7 +24,9 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -32,9 +35,14 @@ import asyncpg
 import redis.asyncio
 import uvloop
 
+from bench.faults.failover import Standby
+from bench.faults.kept import Store
+from bench.faults.link import Link
+from bench.faults.world import launch_of
 from bench.journeys import ask_all, join, poll, request, status, text_of
 from bench.measure import tickets_of
 from bench.scenarios import System, system
+from onsale.server import embedded
 
 SALE = "loss"
 TURNS, LEAVERS = 500, 200
@@ -86,22 +94,63 @@ async def document(crowd: Crowd) -> dict[str, Any]:
     return found
 
 
+@dataclass
+class Pair:
+    """A line's Redis of this run's own, behind a relay, so that another can take its place."""
+
+    folder: Path
+    stores: dict[str, Store]
+    links: dict[tuple[str, str], Link]
+
+
+@asynccontextmanager
+async def replicated() -> AsyncIterator[tuple[Standby, dict[str, str]]]:
+    """A line's Redis that can be given a standby, and the setting that names it."""
+    with tempfile.TemporaryDirectory(prefix="onsale-pair-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        primary = Store(launch_of("line", folder / "line"), folder / "line.log", {})
+        await primary.up()
+        await primary.ready()
+        relay = Link("line", primary.launch.port)
+        await relay.open()
+        pair = Pair(folder, {"line": primary}, {("all", "line"): relay})
+        standby = Standby(pair, "line")
+        try:
+            yield standby, {"LINE_REDIS_URL": embedded.redis_url(relay.port)}
+        finally:
+            await standby.close()
+            await relay.close()
+            await pair.stores["line"].stop()
+
+
 class Fault:
     """One way of losing the line's Redis."""
 
-    def __init__(self, on: System, kind: str, away_s: float) -> None:
-        self._on, self._kind, self._away_s = on, kind, away_s
+    def __init__(self, on: System, kind: str, away_s: float, standby: Standby | None) -> None:
+        self._on, self._kind, self._away_s, self._standby = on, kind, away_s, standby
+        self._stalled_s = 0.0
         self._copy = Path(tempfile.mkdtemp(prefix="onsale-older-"))
 
     async def before_turns(self, pids: dict[str, int], data: Path) -> None:
-        """Keep a copy of the file as it is now."""
+        """Keep a copy of the file as it is now; or have a replica follow."""
+        if self._standby is not None:
+            await self._standby.attach()
         if self._kind == "old-file":
             # A second of everysec: by then everything is in the file.
             await asyncio.sleep(1.5)
             shutil.copytree(data, self._copy / "data")
 
+    def before_pause(self) -> None:
+        """What happens from now on, a lagging replica never hears of."""
+        if self._standby is not None:
+            self._standby.stall()
+            self._stalled_s = time.monotonic()
+
     async def strike(self, pids: dict[str, int], url: str, data: Path) -> None:
-        if self._kind == "flushall":
+        if self._standby is not None:
+            self._stalled_s = time.monotonic() - self._stalled_s
+            await self._standby.switch()
+        elif self._kind == "flushall":
             async with redis.asyncio.Redis.from_url(url) as line:
                 await line.flushall()
         elif self._kind == "away":
@@ -119,6 +168,8 @@ class Fault:
 
     async def end(self, crowd: Crowd, pids: dict[str, int]) -> dict[str, Any]:
         """What people see meanwhile, where the fault lasts."""
+        if self._standby is not None:
+            return {"seconds_missed": round(self._stalled_s, 2)}
         if self._kind != "away":
             return {}
         seen: Counter[str] = Counter()
@@ -136,11 +187,11 @@ class Fault:
         shutil.rmtree(self._copy, ignore_errors=True)
 
 
-async def measure(on: System, asked: argparse.Namespace) -> dict[str, Any]:
+async def measure(on: System, asked: argparse.Namespace, standby: Standby | None = None) -> dict[str, Any]:
     state = await on.status()
     pids = {process["name"]: process["pid"] for process in state["processes"]} | {"up": state["pid"]}
     stores, data = state["stores"], Path(state["data_dir"]) / "line-redis"
-    crowd, fault = Crowd(on, await on.tokens(asked.tickets)), Fault(on, asked.fault, asked.away_s)
+    crowd, fault = Crowd(on, await on.tokens(asked.tickets)), Fault(on, asked.fault, asked.away_s, standby)
     await on.create_sale(SALE, units=asked.tickets, rate=0, cap=asked.tickets)
     await _until(crowd, lambda: _is(crowd, "open"))
     await crowd.join()
@@ -148,6 +199,7 @@ async def measure(on: System, asked: argparse.Namespace) -> dict[str, Any]:
 
     await on.command("rate", SALE, "500/s")
     await _until(crowd, lambda: _admitted(crowd, TURNS))
+    fault.before_pause()
     await on.command("pause", SALE)
     let_in = (await document(crowd))["admitted"]
     had = range(let_in)
@@ -173,6 +225,8 @@ async def measure(on: System, asked: argparse.Namespace) -> dict[str, Any]:
     wanted = {crowd.places[n] for n in waiting}
     late = (await on.tokens(asked.tickets + 1))[-1]
     [reply] = await ask_all(crowd.port, [join(SALE, late)], 1)
+    if status(reply) != "201":
+        raise RuntimeError(f"a late buyer could not join: {reply!r}")
     await on.command("rate", SALE, "500/s")
     await on.command("resume", SALE)
     await _until(crowd, lambda: _admitted(crowd, let_in + AFTER))
@@ -185,10 +239,8 @@ async def measure(on: System, asked: argparse.Namespace) -> dict[str, Any]:
     fault.forget()
 
     twice = [place for place, count in Counter(everyone).items() if count > 1]
-    expected = sorted(wanted)[: len(everyone) - let_in]
+    expected = [*sorted(wanted), number_of(reply, b"place")][: len(everyone) - let_in]
     came_back = sorted({crowd.places[n] for n in (*had, *left)} & set(standing))
-    if status(reply) != "201":
-        raise RuntimeError(f"a late buyer could not join: {reply!r}")
     faults = [f"{len(lost)} lost their place"] if lost else []
     faults += [f"{len(came_back)} came back who had their turn or left: {came_back[:40]}"] if came_back else []
     faults += [f"{len(twice)} were let in twice"] if twice else []
@@ -248,15 +300,19 @@ async def _until(crowd: Crowd, is_so: Callable[[], Awaitable[bool]], every_s: fl
 
 
 async def _run(asked: argparse.Namespace) -> dict[str, Any]:
-    async with system(asked.web) as on:
-        return await measure(on, asked)
+    async with AsyncExitStack() as closing:
+        standby, settings = None, dict[str, str]()
+        if asked.fault == "replica":
+            standby, settings = await closing.enter_async_context(replicated())
+        on = await closing.enter_async_context(system(asked.web, settings))
+        return await measure(on, asked, standby)
 
 
 def main() -> None:
     """Command line; see the file's head."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tickets", type=int, default=50_000)
-    parser.add_argument("--fault", choices=["flushall", "sigkill", "old-file", "away"], default="flushall")
+    parser.add_argument("--fault", choices=["flushall", "sigkill", "old-file", "away", "replica"], default="flushall")
     parser.add_argument("--away-s", type=float, default=60)
     parser.add_argument("--web", type=int, default=1)
     result = uvloop.run(_run(parser.parse_args()))

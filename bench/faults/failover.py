@@ -5,21 +5,31 @@ from __future__ import annotations
 import asyncio
 import shutil
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
 import redis.asyncio
 
 from bench.faults.kept import Store
 from bench.faults.link import Link
-from bench.faults.world import World, launch_of
+from bench.faults.world import launch_of
 
 SYNCED_WITHIN_S = 20.0
+
+
+class Stage(Protocol):
+    """What a standby needs of a world: where files go, its stores, and the relays to them by (process, store)."""
+
+    folder: Path
+    stores: dict[str, Store]
+    links: dict[tuple[str, str], Link]
 
 
 @dataclass
 class Standby:
     """The replica of one store of a world whose processes reach that store through a relay."""
 
-    world: World
+    world: Stage
     name: str
     number: int = 0
     replica: Store | None = None
@@ -45,9 +55,18 @@ class Standby:
 
     async def fail(self, stalled_s: float) -> None:
         """The replica hears nothing for a while; then the primary dies and the replica is promoted."""
-        assert self.replica is not None and self.wire is not None
-        self.wire.silence()
+        self.stall()
         await asyncio.sleep(stalled_s)
+        await self.switch()
+
+    def stall(self) -> None:
+        """From now on the replica hears nothing."""
+        assert self.wire is not None
+        self.wire.silence()
+
+    async def switch(self) -> None:
+        """The primary dies, and the replica is promoted with what it has."""
+        assert self.replica is not None and self.wire is not None
         dead = self.world.stores[self.name]
         await dead.down()
         await self.wire.close()
