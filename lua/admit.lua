@@ -11,7 +11,7 @@
   KEYS[9] admissions  stream  recorded by the Flusher
   KEYS[10] feed      channel
   KEYS[11] presence0   KEYS[12] presence1   KEYS[13] presence2   KEYS[14] presence3   KEYS[15] presence4   bitmaps
-  ARGV[1] figures    msgpack {free, held, claimed, sold, seats_max, age_ms}, or an empty list: not known
+  ARGV[1] figures    msgpack {free, held, claimed, sold, seats_max, age_ms, kept, back}, or an empty list: not known
   ARGV[2] admit_max  people a call, so that no call holds Redis for long
   ARGV[3] skew_ms    how much longer than its pass a seat is kept
   Returns {0, state, active, admitted, passed_over, untold, expired, is_more, is_due, closings cursor, {overdue turn, …}}
@@ -68,7 +68,7 @@ local function note_stock(figures)
   -- A known time that is yet to come is of a clock that went back.
   if #figures == 0 or (now - figures[6] < known_ms and known_ms <= now) then return end
   redis.call("HSET", meta, "free", figures[1], "held", figures[2], "claimed", figures[3], "sold", figures[4],
-    "seats_by_stock", figures[5], "stock_at_ms", now - figures[6])
+    "seats_by_stock", figures[5], "stock_at_ms", now - figures[6], "units_kept", figures[7], "units_back", figures[8])
 end
 
 local function read_stock()

@@ -1,6 +1,6 @@
 --[[ Paid claims become sales: claimed -> sold, the turn spent. Safe to repeat. Works with memory full. With `remake` an
   order or a claim that Redis has forgotten is made again, even below zero free: a recorded claim outranks Redis.
-  KEYS[1]  meta      hash    whose keys these are
+  KEYS[1]  meta      hash    units_kept
   KEYS[2]  stock     hash    units by product and counter
   KEYS[3]  holds     zset    score = expires_at_ms, member = order
   KEYS[4]  orders    hash    order -> packed order

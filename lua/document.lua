@@ -7,8 +7,8 @@
   KEYS[5] absent    zset     places passed over
   KEYS[6] leases    zset     seats
   Returns {0, epoch, seq, state, now_ms, opens_at_ms, closes_at_ms, serving, tail, waiting, absent, admitted, rate_centi,
-    short_s, short_count, long_s, long_count, active, active_max, free, held, sold, message, reason, reason_at_ms,
-    reason_params, shown_state, shown_reason, inversions, cap_violations, {place, …}}
+    short_s, short_count, long_s, long_count, active, active_max, free, held, sold, kept, back, message, reason,
+    reason_at_ms, reason_params, shown_state, shown_reason, inversions, cap_violations, {place, …}}
     | {1} recovering | {9} somebody makes it | {22} corrupt ]]
 -- include: guard
 -- include: line
@@ -42,7 +42,7 @@ end
 local m = read_meta({
   "seq", "document_ms", "is_due", "serving", "admitted", "free", "held", "claimed", "sold", "stock_at_ms", "message",
   "reason", "reason_at_ms", "reason_params", "shown_state", "shown_reason", "change", "change_at_ms", "change_params",
-  "inversions", "cap_violations", "returned", "returned_shown", "put_aside", "put_aside_shown"
+  "units_kept", "units_back", "inversions", "cap_violations", "returned", "returned_shown", "put_aside", "put_aside_shown"
 })
 local function number(name)
   return tonumber(m[name]) or 0
@@ -129,6 +129,6 @@ return {
   tonumber(redis.call("HGET", policy, "rate_centi")), short_s, short_count, long_s, long_count,
   redis.call("ZCARD", leases), tonumber(redis.call("HGET", policy, "active_max")),
   is_counted and number("free") or -1, is_counted and number("held") + number("claimed") or -1,
-  is_counted and number("sold") or -1, m.message, reason, tonumber(m.reason_at_ms) or 0, params, m.shown_state,
-  m.shown_reason, number("inversions"), number("cap_violations"), sample()
+  is_counted and number("sold") or -1, number("units_kept"), number("units_back"), m.message, reason,
+  tonumber(m.reason_at_ms) or 0, params, m.shown_state, m.shown_reason, number("inversions"), number("cap_violations"), sample()
 }

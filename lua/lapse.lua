@@ -1,5 +1,5 @@
 --[[ Free the units of unpinned orders past their expiry, oldest first. Works with memory full.
-  KEYS[1] meta      hash    whose keys these are
+  KEYS[1] meta      hash    units_back
   KEYS[2] stock     hash    units by product and counter
   KEYS[3] holds     zset    score = expires_at_ms, member = order
   KEYS[4] orders    hash    order -> packed order

@@ -65,6 +65,9 @@ class StockNote(msgspec.Struct, frozen=True, array_like=True):
     sold: int
     seats_max: int
     age_ms: int
+    # Of units whose hold has ended: sold, and come back.
+    kept: int = 0
+    back: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +155,8 @@ class LineFigures:
     stock_free: int
     stock_held: int
     stock_sold: int
+    units_kept: int
+    units_back: int
     # JSON of {"ko", "en"} or empty.
     message: str
     # Empty, or why the line stands or what changed, since when, and a JSON object of facts.
@@ -426,13 +431,15 @@ def _figures(row: Sequence[Any]) -> LineFigures:
         stock_free=row[18],
         stock_held=row[19],
         stock_sold=row[20],
-        message=row[21].decode(),
-        reason=row[22].decode(),
-        reason_at_ms=row[23],
-        reason_params=row[24].decode(),
-        shown_state=row[25].decode(),
-        shown_reason=row[26].decode(),
-        inversions=row[27],
-        cap_violations=row[28],
-        places=tuple(row[29]),
+        units_kept=row[21],
+        units_back=row[22],
+        message=row[23].decode(),
+        reason=row[24].decode(),
+        reason_at_ms=row[25],
+        reason_params=row[26].decode(),
+        shown_state=row[27].decode(),
+        shown_reason=row[28].decode(),
+        inversions=row[29],
+        cap_violations=row[30],
+        places=tuple(row[31]),
     )

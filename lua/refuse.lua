@@ -1,7 +1,7 @@
 --[[ Undo claims that the record refused, and sales of claims that it never had. Refused for stock: withdrawn, the record
   has no unit for them and offering them again would refuse the next buyer; for any other reason: free. The order is
   released, without an event: the record wrote the refusal. Safe to repeat. Works with memory full.
-  KEYS[1] meta    hash    whose keys these are
+  KEYS[1] meta    hash    units_back
   KEYS[2] stock   hash    units by product and counter
   KEYS[3] holds   zset    score = expires_at_ms, member = order
   KEYS[4] orders  hash    order -> packed order

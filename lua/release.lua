@@ -1,5 +1,5 @@
 --[[ Give reservations up: units free again, turn and pass stay. Safe to repeat. Works with memory full.
-  KEYS[1] meta      hash    whose keys these are, hold_ttl_ms
+  KEYS[1] meta      hash    hold_ttl_ms, units_back
   KEYS[2] stock     hash    units by product and counter
   KEYS[3] holds     zset    score = expires_at_ms, member = order
   KEYS[4] orders    hash    order -> packed order

@@ -23,13 +23,16 @@ Row = tuple[Reply, Sequence[Any]]
 
 @dataclass(frozen=True, slots=True)
 class StockFigures:
-    """Units of a whole sale in one snapshot; `at_ms` is the shop's Redis time."""
+    """Units of a whole sale in one snapshot; `at_ms` is the shop's Redis time. Of units whose hold has ended since the
+    keys were made, `kept` were sold and `back` came back."""
 
     free: int
     held: int
     claimed: int
     sold: int
     at_ms: int
+    kept: int = 0
+    back: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +210,7 @@ class ShopScripts:
         return _row(await self._call("lapse", keys, count))
 
     async def figures(self, keys: ShopKeys) -> Row:
-        """OK, free, held, claimed, sold, now_ms."""
+        """OK, free, held, claimed, sold, now_ms, kept, back."""
         return _row(await self._call("figures", keys))
 
     async def stock_free(self, keys: ShopKeys, products: Sequence[str]) -> Row:

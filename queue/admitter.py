@@ -22,6 +22,7 @@ from onsale.lua.keys import LineKeys
 from onsale.lua.line import AdmitTick, LineFigures, LineRefused, LineScripts, StockNote
 from onsale.queue.frame import Message, Reason, StockSummary, build, rfc3339
 from onsale.queue.line import SKEW_MS
+from onsale.queue.odds import OddsAhead, Standing, lapse_share, odds_ahead
 from onsale.queue.ports import ShopPort
 from onsale.queue.states import LineState
 from onsale.queue.strategy import Snapshot, seats_by_stock
@@ -170,6 +171,8 @@ class Admitter:
             sold=figures.sold,
             seats_max=seats_by_stock(Snapshot(figures, sale.limit_per_buyer)),
             age_ms=round((self._clock() - asked_at) * 1000),
+            kept=figures.kept,
+            back=figures.back,
         )
 
     async def _apply_closings(self, sale: Sale, known: _Known) -> int:
@@ -220,7 +223,7 @@ class Admitter:
         figures = await self._scripts.document(keys)
         if figures is None:
             return None
-        document = document_of(sale.id, figures)
+        document = document_of(sale.id, figures, sale.limit_per_buyer)
         is_published = await self._scripts.publish(keys, figures, document, _messages(figures, document))
         return figures if is_published else None
 
@@ -247,7 +250,7 @@ class Admitter:
             known.rested, known.rest_until = sale, self._clock() + REST_S
 
 
-def document_of(sale: str, figures: LineFigures) -> bytes:
+def document_of(sale: str, figures: LineFigures, limit_per_buyer: int) -> bytes:
     """The line document made from one look at the line."""
     counted = figures.stock_free >= 0
     return build(
@@ -269,8 +272,24 @@ def document_of(sale: str, figures: LineFigures) -> bytes:
         active_max=figures.active_max,
         places=figures.places,
         stock=StockSummary(figures.stock_free, figures.stock_held, figures.stock_sold) if counted else None,
+        odds=_odds(figures, limit_per_buyer) if counted else None,
         message=msgspec.json.decode(figures.message, type=Message) if figures.message else None,
         reason=_reason(figures),
+    )
+
+
+def _odds(figures: LineFigures, limit_per_buyer: int) -> OddsAhead:
+    return odds_ahead(
+        Standing(
+            free=figures.stock_free,
+            held=figures.stock_held,
+            sold=figures.stock_sold,
+            active=figures.active,
+            admitted=figures.admitted,
+            absent=figures.absent,
+            limit_per_buyer=limit_per_buyer,
+            lapse_share=lapse_share(figures.units_kept, figures.units_back, limit_per_buyer),
+        )
     )
 
 

@@ -1,4 +1,5 @@
-"""Whether shown waits were true: of those that ended, how many ended at or before the p50 and the p90 then shown. Pure.
+"""Whether what people were shown came true. Of waits that ended, how many ended at or before the p50 and the p90 then
+shown; of those told that something is likely left at their turn, how many had an offer. Pure.
 
 A sample is one person who looks at one moment of one sale. The wait is the time until the turn of that place came,
 whether its holder was still there or not, so that those who lose patience do not make the figures look better. Waits
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from onsale.queue.odds import PROMISED, Odds
 from onsale.queue.simulation import Outcome
 
 P50_FROM, P50_TO = 0.45, 0.55
@@ -33,6 +35,19 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True)
+class OddsShare:
+    """Of so many who were told these odds, the share who had an offer; of sales that were cut off nobody is counted."""
+
+    told: int
+    had_offer: float
+    promised: float
+
+    @property
+    def is_kept(self) -> bool:
+        return self.told == 0 or self.had_offer >= self.promised
+
+
+@dataclass(frozen=True, slots=True)
 class Calibration:
     """The verdict over many sales."""
 
@@ -42,12 +57,14 @@ class Calibration:
     overall: Share
     by_decile: Sequence[Share]
     by_kind: Mapping[str, Share]
+    by_odds: Mapping[Odds, OddsShare]
     overtaken: int
     over_cap: int
 
     @property
     def is_good(self) -> bool:
-        return self.overall.is_calibrated and self.overtaken == 0 and self.over_cap == 0
+        are_odds_kept = all(share.is_kept for share in self.by_odds.values())
+        return self.overall.is_calibrated and are_odds_kept and self.overtaken == 0 and self.over_cap == 0
 
 
 # waited_s, ended by p50, ended by p90
@@ -77,6 +94,7 @@ def calibrate(outcomes: Sequence[Outcome]) -> Calibration:
         overall=_share(waits),
         by_decile=[_share(part) for part in _parts(waits)],
         by_kind={kind: _share(sorted(ended)) for kind, ended in sorted(kinds.items()) if ended},
+        by_odds={odds: _odds_share(outcomes, odds) for odds in Odds},
         overtaken=_sum(outcomes, lambda outcome: outcome.overtaken),
         over_cap=_sum(outcomes, lambda outcome: outcome.over_cap),
     )
@@ -89,6 +107,12 @@ def _sum(outcomes: Iterable[Outcome], of: Callable[[Outcome], int]) -> int:
 def _parts(waits: Sequence[_Wait]) -> list[Sequence[_Wait]]:
     parts = [waits[n * len(waits) // PARTS : (n + 1) * len(waits) // PARTS] for n in range(PARTS)]
     return [part for part in parts if part]
+
+
+def _odds_share(outcomes: Iterable[Outcome], odds: Odds) -> OddsShare:
+    told = [one.had_offer for outcome in outcomes for one in outcome.told if one.odds is odds]
+    known = [had_offer for had_offer in told if had_offer is not None]
+    return OddsShare(len(known), round(sum(known) / len(known), 4) if known else 0.0, PROMISED.get(odds, 0.0))
 
 
 def _share(waits: Sequence[_Wait]) -> Share:

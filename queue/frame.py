@@ -19,6 +19,7 @@ from hashlib import blake2b
 import msgspec
 
 from onsale.queue.estimate import STILL, Pace, Sample, Wait
+from onsale.queue.odds import Odds, OddsAhead
 from onsale.queue.states import LineState
 
 # Ranks listed one by one: people ahead are exact below this.
@@ -87,6 +88,7 @@ class LineDocument(msgspec.Struct, frozen=True, kw_only=True):
     active_max: int
     living: Living
     stock: StockSummary | None = None
+    odds: OddsAhead | None = None
     message: Message | None = None
     reason: Reason | None = None
 
@@ -177,6 +179,7 @@ def build(
     active_max: int,
     places: Sequence[int],
     stock: StockSummary | None,
+    odds: OddsAhead | None = None,
     message: Message | None = None,
     reason: Reason | None = None,
 ) -> bytes:
@@ -203,6 +206,7 @@ def build(
             active_max=active_max,
             living=Living(exact=EXACT, places=encode_places(places)),
             stock=stock,
+            odds=odds,
             message=message,
             reason=reason,
         )
@@ -271,6 +275,15 @@ class Frame:
         if step not in self._waits:
             self._waits[step] = self.pace.wait(self.ahead_at(step))
         return self._waits[step]
+
+    def odds(self, place: int, now_ms: int) -> Odds | None:
+        """How likely something is left at this place; None where nobody can say, as of `wait_ms`."""
+        return self.odds_at(self.step(place)) if self.is_fresh(now_ms) else None
+
+    def odds_at(self, step: int) -> Odds | None:
+        """The odds of anyone at this step, from a document that is fresh."""
+        odds = self.document.odds
+        return None if odds is None else odds.of(self.ahead_at(step))
 
     def is_fresh(self, now_ms: int) -> bool:
         """Whether the document may still be taken for the present; `now_ms` is the line's Redis time."""

@@ -50,6 +50,12 @@ class Law:
     # How long a silent person is silent before coming back; infinite where it never does.
     silence_s: Draw
     changes: tuple[Change, ...]
+    # How much higher the share of buyers is among the last to be let in than among the first.
+    buys_drift: float = 0.0
+
+    def buys(self, progress: float) -> float:
+        """The share of buyers among those let in when so much of the line (of 1) has been."""
+        return min(1.0, max(0.0, self.buys_share + self.buys_drift * progress))
 
 
 def law_of(laws: LawSet, seed: int) -> Law:
@@ -106,6 +112,7 @@ def _unseen(rng: random.Random) -> Law:
         silent_share=rng.choice([0.0, 0.05, 0.2, 0.5]),
         silence_s=lambda r: r.paretovariate(1.2) * 60,
         changes=_changes(rng, rate, people / rate, rng.choice([0, 1, 2, 4])),
+        buys_drift=rng.uniform(-0.2, 0.2),
     )
 
 

@@ -16,6 +16,7 @@ from itertools import pairwise
 
 from onsale.queue.estimate import STILL, Pace, PaceTracker, Sample
 from onsale.queue.laws import Change, LawSet, law_of
+from onsale.queue.odds import Odds, OddsAhead, Standing, lapse_share, odds_ahead
 from onsale.queue.ports import StockFigures
 from onsale.queue.strategy import Snapshot, seats_by_stock
 
@@ -38,6 +39,14 @@ class Shown:
     p50_s: float
     p90_s: float
     waited_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What one person was told of the odds, and whether that place had an offer; None: the sale was cut off before."""
+
+    odds: Odds
+    had_offer: bool | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +74,7 @@ class Outcome:
     overtaken: int
     over_cap: int
     shown: list[Shown]
+    told: list[Told]
     seconds: list[Second]
 
 
@@ -140,13 +150,15 @@ class Simulation:
         self._line = _Line(bytearray(people + 2), bytearray(people + 2), Ranks(people + 1))
         self._arrivals = sorted(max(0.0, self._law.arrival_s(self._rng)) for _ in range(people))
         self._events: list[tuple[float, int, str]] = []
-        self._free, self._held, self._sold = self._law.units, 0, 0
+        self._free, self._held, self._sold, self._returned = self._law.units, 0, 0, 0
+        self._absent = 0
         self._active = 0
         self._level = 0.0
         self._admitted, self._over_cap = 0, 0
         self._recent: list[int] = []
         self._seconds: list[Second] = []
         self._asked: list[tuple[float, int, int, float, float]] = []
+        self._told: list[tuple[int, Odds]] = []
 
     def run(self) -> Outcome:
         """Until everybody has had a turn, the stock is gone, or the time is."""
@@ -164,14 +176,16 @@ class Simulation:
             is_moving = second + 1 >= paused_until_s
             pace = tracker.observe(self._document(second + 1, rate, is_moving))
             if second % ASKED_EVERY_S == ASKED_EVERY_S - 1:
-                self._ask(second + 1.0, pace)
+                self._ask(second + 1.0, pace, self._odds())
             if self._is_over():
                 break
         return self._outcome()
 
     def _is_over(self) -> bool:
-        is_sold_out = self._free == 0 and self._held == 0
-        return is_sold_out or (self._line.tail == self._law.people and self._line.waiting == 0)
+        return self._is_sold_out() or (self._line.tail == self._law.people and self._line.waiting == 0)
+
+    def _is_sold_out(self) -> bool:
+        return self._free == 0 and self._held == 0
 
     def _happen(self, at_s: float) -> None:
         while self._line.tail < len(self._arrivals) and self._arrivals[self._line.tail] <= at_s:
@@ -213,6 +227,7 @@ class Simulation:
 
     def _parked(self, place: int, at_s: float) -> None:
         if self._line.silent[place]:
+            self._absent += self._line.living[place]
             self._line.go(place)
 
     def _back(self, place: int, at_s: float) -> None:
@@ -221,6 +236,7 @@ class Simulation:
             return
         line.silent[place] = 0
         if not line.living[place]:
+            self._absent = max(0, self._absent - 1)
             line.stand(place)
             if place <= line.serving:
                 heapq.heappush(line.returned, place)
@@ -240,10 +256,12 @@ class Simulation:
     def _check_out(self, place: int, at_s: float) -> None:
         if self._line.silent[place]:
             # Nobody could be told: the seat goes to the next, the place is kept.
+            self._absent += 1
             self._later(at_s + TURN_TTL_S, place, "untold")
         elif self._free > 0 and self._rng.random() < 0.97:
             self._free, self._held = self._free - 1, self._held + 1
-            what = "bought" if self._rng.random() < self._law.buys_share else "lapsed"
+            buys_share = self._law.buys(self._admitted / self._law.people)
+            what = "bought" if self._rng.random() < buys_share else "lapsed"
             self._later(at_s + self._law.checkout_s(self._rng), place, what)
         else:
             self._later(at_s + self._law.checkout_s(self._rng), place, "untold")
@@ -256,6 +274,21 @@ class Simulation:
 
     def _lapsed(self, place: int, at_s: float) -> None:
         self._active, self._held, self._free = self._active - 1, self._held - 1, self._free + 1
+        self._returned += 1
+
+    def _odds(self) -> OddsAhead:
+        return odds_ahead(
+            Standing(
+                free=self._free,
+                held=self._held,
+                sold=self._sold,
+                active=self._active,
+                admitted=self._admitted,
+                absent=self._absent,
+                limit_per_buyer=1,
+                lapse_share=lapse_share(self._sold, self._returned, 1),
+            )
+        )
 
     def _document(self, second: int, rate: float, is_moving: bool) -> Sample:
         line = self._line
@@ -275,12 +308,13 @@ class Simulation:
             active_max=self._law.seats,
         )
 
-    def _ask(self, at_s: float, pace: Pace) -> None:
+    def _ask(self, at_s: float, pace: Pace, odds: OddsAhead) -> None:
         line = self._line
         for _ in range(ASKED):
             place = self._rng.randint(line.serving + 1, line.tail) if line.tail > line.serving else 0
             if place and line.living[place] and not line.silent[place]:
                 ahead = line.ranks.before(place)
+                self._told.append((place, odds.of(ahead)))
                 wait = pace.wait(ahead)
                 if wait is not None:
                     self._asked.append((at_s, place, ahead, wait.p50 / 1000, wait.p90 / 1000))
@@ -299,8 +333,13 @@ class Simulation:
                 Shown(at_s, ahead, p50_s, p90_s, _since(at_s, self._line.turn_at_s.get(place)))
                 for at_s, place, ahead, p50_s, p90_s in self._asked
             ],
+            told=[Told(odds, self._had_offer(place)) for place, odds in self._told],
             seconds=self._seconds,
         )
+
+    def _had_offer(self, place: int) -> bool | None:
+        """People are let in while something is free alone, so a turn is an offer."""
+        return True if place in self._line.turn_at_s else False if self._is_sold_out() else None
 
 
 def _changed(change: Change, rate: float, paused_until_s: float) -> tuple[float, float]:

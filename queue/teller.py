@@ -21,6 +21,7 @@ from onsale.queue.errors import LineRecovering, TicketUnknown
 from onsale.queue.feed import Feed, KnownLine
 from onsale.queue.frame import Frame, Reason, rfc3339
 from onsale.queue.line import Line
+from onsale.queue.odds import Odds
 from onsale.queue.presence import Presence
 from onsale.queue.states import LANES, TicketState, TicketView
 
@@ -67,6 +68,8 @@ class TicketReply(msgspec.Struct, frozen=True, kw_only=True):
     place: int | None
     ahead: int | None
     wait_ms: WaitReply | None
+    # Whether something is likely left at this place's turn; null while it does not wait, or nobody can say.
+    odds: Odds | None = None
     poll_after_ms: int
     reason: Reason | None
     opens_at: str
@@ -228,7 +231,7 @@ class Teller:
         ticket = self._seen_waiting(line, facts, now_ms)
         if ticket.reason is None or ticket.reason.code != "recovering":
             ticket = msgspec.structs.replace(ticket, reason=Reason(code="recovering", at=rfc3339(now_ms)))
-        return self._told(msgspec.structs.replace(ticket, wait_ms=None))
+        return self._told(msgspec.structs.replace(ticket, wait_ms=None, odds=None))
 
     def _waiting(self, line: KnownLine, facts: TicketFacts, now_ms: int) -> Told:
         return self._told(self._seen_waiting(line, facts, now_ms))
@@ -243,7 +246,7 @@ class Teller:
             return self._seen_closed(line, facts, now_ms)
         place: int | None = facts.place
         if now_ms < sale.opens_at_ms:
-            state, ahead, wait = TicketState.SCHEDULED, None, None
+            state, ahead, wait, odds = TicketState.SCHEDULED, None, None, None
             # Where the opening crowd is drawn, the number of joining is no place.
             place = None if sale.opening == "draw" else place
             poll_ms = min(POLL_LAST_MS, max(2 * POLL_FIRST_MS, (sale.opens_at_ms - now_ms) // POLLS_A_WAIT))
@@ -251,6 +254,7 @@ class Teller:
             state = TicketState.WAITING
             ahead = frame.ahead(facts.place) if frame is not None else None
             wait = frame.wait_ms(facts.place, now_ms) if frame is not None else None
+            odds = frame.odds(facts.place, now_ms) if frame is not None else None
             poll_ms = _poll_ms(wait.p50 if wait is not None else None, ahead)
         return TicketReply(
             ticket=facts.ticket,
@@ -260,6 +264,7 @@ class Teller:
             place=place,
             ahead=ahead,
             wait_ms=WaitReply(wait.p50, wait.p90) if wait is not None else None,
+            odds=odds,
             poll_after_ms=_spread(_bounded(poll_ms, line), facts.place),
             reason=self._reason(line, facts, now_ms),
             opens_at=rfc3339(sale.opens_at_ms),
@@ -353,7 +358,8 @@ def _spread(poll_ms: int, place: int) -> int:
 
 
 def _step_text(line: KnownLine, frame: Frame, place: int) -> tuple[str, int]:
-    """`ahead` and `wait_ms` of everyone at this step of a fresh document, as JSON, and when they should poll again."""
+    """`ahead`, `wait_ms` and `odds` of everyone at this step of a fresh document, as JSON, and when they should poll
+    again."""
     step = frame.step(place)
     known = frame.texts.get(step)
     if known is None:
@@ -361,7 +367,9 @@ def _step_text(line: KnownLine, frame: Frame, place: int) -> tuple[str, int]:
         wait_text = "null" if wait is None else f'{{"p50":{wait.p50},"p90":{wait.p90}}}'
         ahead = frame.ahead_at(step)
         poll_ms = _bounded(_poll_ms(None if wait is None else wait.p50, ahead), line)
-        known = frame.texts[step] = (f'"ahead":{ahead},"wait_ms":{wait_text},', poll_ms)
+        odds = frame.odds_at(step)
+        odds_text = "null" if odds is None else f'"{odds}"'
+        known = frame.texts[step] = (f'"ahead":{ahead},"wait_ms":{wait_text},"odds":{odds_text},', poll_ms)
     return known
 
 

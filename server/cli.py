@@ -472,10 +472,12 @@ def report(sale_id: str, out: Path | None, as_json: bool, data_dir: Path | None)
 @with_json
 @click.pass_context
 def simulate(context: click.Context, seeds: tuple[int, int], laws: str, report: Path | None, as_json: bool) -> None:
-    """Run whole sales in virtual time, and judge the waits people were shown. Ends with 1 when they were not true.
+    """Run whole sales in virtual time, and judge the waits and odds people were shown. Ends with 1 when they were not
+    true.
 
     Of all waits that a turn ended, 45 to 55 % should end at or before the p50 then shown, 85 to 95 % at or before the
-    p90. The same seeds give the same answer.
+    p90. Of people told that something is likely left at their turn, nine of ten should have an offer; told that it is
+    possible, half. The same seeds give the same answer.
     """
     from onsale.queue.calibration import calibrate
     from onsale.queue.laws import LawSet
@@ -490,6 +492,9 @@ def simulate(context: click.Context, seeds: tuple[int, int], laws: str, report: 
         echo_json(simulating.figures_of(found))
     else:
         echo_table(("WAITS", "COUNT", "BY P50", "BY P90"), simulating.table_of(found))
+        click.echo()
+        echo_table(("ODDS", "TOLD", "HAD AN OFFER", "AT LEAST"), simulating.odds_table_of(found))
+        click.echo()
         click.echo(
             f"{found.sales} sales, {found.people:,} people; {found.unended:,} shown waits had no turn;"
             f" {found.overtaken} overtaken, {found.over_cap} above the cap"

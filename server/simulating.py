@@ -33,6 +33,14 @@ def table_of(found: Calibration) -> list[tuple[str, ...]]:
     return rows + [_row(kind, share) for kind, share in found.by_kind.items()]
 
 
+def odds_table_of(found: Calibration) -> list[tuple[str, ...]]:
+    """Rows for a person: what people were told of their odds, and how often it came true."""
+    return [
+        (odds, f"{share.told:,}", f"{share.had_offer:.1%}", f"{share.promised:.0%}" if share.promised else "")
+        for odds, share in found.by_odds.items()
+    ]
+
+
 def _row(name: str, share: Share) -> tuple[str, ...]:
     return name, f"{share.waits:,}", f"{share.by_p50:.1%}", f"{share.by_p90:.1%}"
 
@@ -53,6 +61,7 @@ def report_of(found: Calibration, outcome: Outcome, title: str) -> str:
             title=title,
             found=found,
             rows=table_of(found),
+            odds_rows=odds_table_of(found),
             sale=outcome,
             width=WIDTH,
             height=HEIGHT,

@@ -1,4 +1,5 @@
--- How an order stops holding units: counters, its buyer's and its turn's open marks, the list of what may be forgotten.
+-- How an order stops holding units: counters, its buyer's and its turn's open marks, the list of what may be forgotten;
+-- and how many units were kept or came back, since these keys were made, for whoever asks how likely held ones come back.
 
 -- Read what ending `order` changes. `from`, `to`: counters; `held`, `bought`: what its buyer's figures change by.
 local function plan_ending(id, order, from, to, held, bought)
@@ -11,7 +12,8 @@ local function plan_ending(id, order, from, to, held, bought)
   if buyer[BUYER_OPEN] == id then buyer[BUYER_OPEN] = "" end
   local turn = order[TURN] ~= "" and (read_packed(turns, order[TURN]) or {"open", ""}) or nil
   if turn and turn[TURN_OPEN] == id then turn[TURN_OPEN] = "" end
-  return {id = id, order = order, units = moved_units(stock, order[ITEMS], from, to), buyer = buyer, turn = turn}
+  local outcome = to == "sold" and "units_kept" or from ~= "sold" and to == "free" and "units_back" or nil
+  return {id = id, order = order, outcome = outcome, units = moved_units(stock, order[ITEMS], from, to), buyer = buyer, turn = turn}
 end
 
 -- Note in a planned ending that units were kept from others and not bought.
@@ -34,6 +36,7 @@ local function write_ending(plan, state, event, now_ms)
   local order = plan.order
   order[STATE], order[EVENT] = state, event
   if #plan.units > 0 then redis.call("HSET", stock, unpack(plan.units)) end
+  if plan.outcome then redis.call("HINCRBY", meta, plan.outcome, quantity_of(order[ITEMS])) end
   write_buyer(buyers, order[BUYER], plan.buyer)
   if plan.buyer[BUYER_DROPS] then redis.call("ZADD", ended, now_ms, "b|" .. order[BUYER]) end
   if plan.turn then write_turn(order[TURN], plan.turn) end

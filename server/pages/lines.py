@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -14,20 +13,6 @@ from onsale.queue.handlers import FEED
 from onsale.server.pages.access import plain
 
 Document = dict[str, Any]
-
-
-def chance(ahead: int | None, line: Mapping[str, Any] | None, limit: int) -> str | None:
-    """Whether anything will be left at the turn of someone with this many people ahead, as a word, and never a rosier
-    one than the figures are: everyone who is in now counts as ahead too, though some of them hold their units already.
-    `web/static/chance.js` says the same in the browser."""
-    if ahead is None or line is None or line["stock"] is None:
-        return None
-    free, held, before = line["stock"]["free"], line["stock"]["held"], ahead + line["active"]
-    if before * limit < free:
-        return "sure"
-    if before < free:
-        return "likely"
-    return "close" if ahead < free + held else "slim"
 
 
 def line_document(request: web.Request, sale: Sale) -> Document | None:

@@ -20,7 +20,7 @@ from onsale.catalog.states import SaleState
 from onsale.queue.handlers import FEED, TELLER
 from onsale.server.pages.access import form, html, new_key, onward, page, plain, reader
 from onsale.server.pages.alarms import alarm_shown
-from onsale.server.pages.lines import Document, chance, left_ms, line_document, now_ms
+from onsale.server.pages.lines import Document, left_ms, line_document, now_ms
 from onsale.server.pages.rendering import READER, YEAR_S, line_words, page_language, render, words_of
 from onsale.web import messages
 
@@ -46,7 +46,6 @@ async def show_sale(request: web.Request) -> web.Response:
         ticket=ticket,
         can_join=sale.state(now_ms()) in JOINABLE,
         message=(sale.message or {}).get(lang),
-        chance=chance(ticket["ahead"] if ticket else None, line, sale.limit_per_buyer),
         left_ms=left_ms(ticket["pass"]["expires_at"]) if ticket and ticket["pass"] else 0,
         refresh_s=_refresh_s(ticket),
         key=new_key(),
@@ -104,7 +103,7 @@ def _words(texts: Mapping[str, str]) -> dict[str, Any]:
         line_words(texts)
         | words_of(texts, "waiting.live.")
         | {
-            "chances": words_of(texts, "chance."),
+            "odds": words_of(texts, "odds."),
             "units": words_of(texts, "unit."),
             "unknown": texts["waiting.unknown"],
             "your_turn": texts["turn.title"],

@@ -92,6 +92,22 @@ async def test_a_forgotten_order_is_made_again(shop: Shop) -> None:
         await shop.reserve("ann")
 
 
+async def test_units_are_counted_by_how_their_hold_ended(shop: Shop) -> None:
+    """Kept when they are sold, back when they are released or lapse, once however often it is said; neither before."""
+    sold, given_up, lapsed = [await shop.reserve(buyer, {"jacket": 2}) for buyer in ("ann", "bob", "cat")]
+    held = await shop.inventory.figures(KEYS.sale)
+    await shop.pin(sold.order, "ann", new_attempt(attempt="attempt-1"))
+    for _ in range(2):
+        await shop.inventory.confirm(KEYS, sold.order, "attempt-1")
+        await shop.inventory.release(KEYS, given_up.order, "bob")
+    await shop.age(lapsed.order, 10_000_000)
+    await shop.inventory.lapse(KEYS, 10)
+    ended = await shop.inventory.figures(KEYS.sale)
+
+    assert (6, 0, 0) == (held.held, held.kept, held.back)
+    assert (0, 2, 4) == (ended.held, ended.kept, ended.back)
+
+
 async def test_a_forgotten_order_is_made_again_below_zero(shop: Shop) -> None:
     """Nobody who was charged is turned away; nobody else is promised the unit."""
     await shop.open_more(jacket=-10)

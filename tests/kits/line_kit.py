@@ -35,6 +35,9 @@ class FakeShop:
     held: int = 0
     claimed: int = 0
     sold: int = 0
+    # Of units whose hold has ended.
+    kept_units: int = 0
+    back_units: int = 0
     is_away: bool = False
     kept: dict[str, int] = field(default_factory=dict)
     events: list[TurnClosing] = field(default_factory=list)
@@ -43,7 +46,7 @@ class FakeShop:
 
     async def figures(self, sale: str) -> StockFigures:
         self._must_answer()
-        return StockFigures(self.free, self.held, self.claimed, self.sold, 0)
+        return StockFigures(self.free, self.held, self.claimed, self.sold, 0, self.kept_units, self.back_units)
 
     async def close_turns(self, sale: str, turns: Sequence[str], why: str) -> Sequence[int]:
         self._must_answer()

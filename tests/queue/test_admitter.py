@@ -83,6 +83,22 @@ async def test_the_document_is_the_line(stand: Stand) -> None:
         assert abs(frame.ahead(place) - rank) <= max(0, rank * 0.01)
 
 
+async def test_the_odds_follow_what_was_bought_and_what_came_back(stand: Stand) -> None:
+    """Fifty units held, none free: something is left only if they come back, as a third of the units before did."""
+    await stand.make()
+    stand.shop.free, stand.shop.held, stand.shop.sold = 0, 50, 1_000
+    await stand.tick()
+    before = (await document(stand)).document.odds
+    stand.shop.kept_units, stand.shop.back_units = 2_000, 1_000
+    await stand.later(1.1)
+    await stand.tick()
+    after = (await document(stand)).document.odds
+
+    assert before is not None and after is not None
+    assert [0, 0] == [before.likely, before.possible]
+    assert 0 < after.likely <= after.possible <= 17
+
+
 async def test_the_measured_rate_is_what_was_let_in(stand: Stand) -> None:
     """People of the last ten whole seconds, by the second."""
     await stand.make(rate_centi=2_000, active_max=10_000)

@@ -27,6 +27,7 @@ from onsale.queue.frame import (
     rfc3339,
     sampled_ranks,
 )
+from onsale.queue.odds import Odds, OddsAhead
 from onsale.queue.states import LineState
 
 ROOT = Path(__file__).parents[2]
@@ -112,6 +113,7 @@ def test_a_million_fit_in_two_kilobytes() -> None:
         serving=40_000_000,
         tail=43_000_000,
         reason=Reason(code="sold_out_holds_pending", at=rfc3339(AS_OF_MS)),
+        odds=OddsAhead(likely=9_999_999, possible=9_999_999),
     )
     assert len(doc) <= 2048
     assert abs(Frame(doc).ahead(40_000_000 + 3 * 700_000) - 699_999) <= 7_000
@@ -129,11 +131,12 @@ def test_a_document_says_what_it_was_built_from() -> None:
 
 
 def test_an_old_document_tells_no_wait() -> None:
-    """Past 3 s the position is still shown, the wait is not."""
-    frame = Frame(document(list(range(1, 101))), pace=Pace(rate_per_s=20.0))
+    """Past 3 s the position is still shown, the wait and the odds are not."""
+    frame = Frame(document(list(range(1, 101)), odds=OddsAhead(1, 50)), pace=Pace(rate_per_s=20.0))
     fresh = frame.wait_ms(100, AS_OF_MS + 3_000)
     assert fresh is not None and 4_000 < fresh.p50 < fresh.p90
     assert frame.wait_ms(100, AS_OF_MS + 3_001) is None
+    assert [Odds.UNLIKELY, None] == [frame.odds(100, AS_OF_MS + late_ms) for late_ms in (3_000, 3_001)]
 
 
 @pytest.mark.parametrize(
@@ -170,6 +173,7 @@ def test_vectors(case: dict[str, Any]) -> None:
     """The published examples, which any client may check itself against."""
     frame = Frame(json.dumps(case["document"]).encode())
     assert [ahead for _, ahead in case["ahead"]] == [frame.ahead(place) for place, _ in case["ahead"]]
+    assert [odds for _, odds in case["odds"]] == [frame.odds(place, frame.as_of_ms) for place, _ in case["odds"]]
 
 
 def test_the_browser_computes_the_same(tmp_path: Path) -> None:
@@ -181,9 +185,10 @@ def test_the_browser_computes_the_same(tmp_path: Path) -> None:
     shutil.copy(ROOT / "web" / "static" / "line.js", tmp_path / "line.mjs")
     (tmp_path / "check.mjs").write_text(
         'import { readFileSync } from "node:fs";\n'
-        'import { ahead } from "./line.mjs";\n'
+        'import { ahead, odds } from "./line.mjs";\n'
         'const { cases } = JSON.parse(readFileSync(process.argv[2], "utf8"));\n'
-        "console.log(JSON.stringify(cases.map((c) => c.ahead.map(([place]) => [place, ahead(c.document, place)]))));\n"
+        "const of = (how) => (c) => c.ahead.map(([place]) => [place, how(c.document, place)]);\n"
+        "console.log(JSON.stringify([cases.map(of(ahead)), cases.map(of(odds))]));\n"
     )
     ran = subprocess.run([node, str(tmp_path / "check.mjs"), str(VECTORS)], capture_output=True, check=True, timeout=30)
-    assert [case["ahead"] for case in vectors()] == json.loads(ran.stdout)
+    assert [[case[what] for case in vectors()] for what in ("ahead", "odds")] == json.loads(ran.stdout)

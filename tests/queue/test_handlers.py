@@ -125,7 +125,7 @@ async def test_the_poll_says_what_joining_said(edge: Edge, client: Client) -> No
 
 
 async def test_a_waiting_ticket_knows_its_wait(line_redis: Redis, database: asyncpg.Pool) -> None:
-    """Behind others, in a line that moves, people ahead and a range are told."""
+    """Behind others, in a line that moves, people ahead, a range and the odds are told."""
     policy = Policy(rate_centi=100, active_max=1_000)
     async with opened_edge(line_redis, database, policy=policy) as edge, serving(edge) as client:
         everyone = [await joined(edge, client, f"buyer {n}") for n in range(8)]
@@ -135,6 +135,7 @@ async def test_a_waiting_ticket_knows_its_wait(line_redis: Redis, database: asyn
         assert ("waiting", 6) == (told["state"], told["ahead"])
         wait = edge.known.frame and edge.known.frame.wait_ms(8, edge.feed.now_ms())
         assert told["wait_ms"] == (wait and {"p50": wait.p50, "p90": wait.p90})
+        assert "likely" == told["odds"]
 
 
 async def test_being_told_is_taking(edge: Edge, client: Client) -> None:

@@ -16,7 +16,7 @@ from onsale.server.cli import main
 
 def outcome(*waits: tuple[float, float, float | None]) -> Outcome:
     shown = [Shown(0.0, 1, p50_s, p90_s, waited_s) for p50_s, p90_s, waited_s in waits]
-    return Outcome(1, "made up", 10, 10, 5, 0, 0, shown, [])
+    return Outcome(1, "made up", 10, 10, 5, 0, 0, shown, [], [])
 
 
 def test_the_same_seed_is_the_same_sale() -> None:

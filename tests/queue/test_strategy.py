@@ -11,8 +11,8 @@ from onsale.queue.strategy import Snapshot, seats_by_stock
 units = st.integers(0, 10_000)
 
 
-def seats(free: int, held: int = 0, claimed: int = 0, limit: int = 1, lapse_permille: int = 0) -> int:
-    return seats_by_stock(Snapshot(StockFigures(free, held, claimed, 0, 0), limit, lapse_permille))
+def seats(free: int, held: int = 0, claimed: int = 0, limit: int = 1) -> int:
+    return seats_by_stock(Snapshot(StockFigures(free, held, claimed, 0, 0), limit))
 
 
 def test_everyone_in_a_seat_has_a_unit_or_one_to_take() -> None:
@@ -27,12 +27,7 @@ def test_a_buyer_of_many_needs_one_seat() -> None:
 
 def test_nothing_free_lets_nobody_in() -> None:
     """Whatever may come back."""
-    assert seats(free=0, held=100, lapse_permille=900) == 0
-
-
-def test_held_units_count_by_the_share_that_lapses() -> None:
-    """A fifth of a hundred held come back: twenty seats more."""
-    assert seats(free=10, held=100, lapse_permille=200) - seats(free=10, held=100) == 20
+    assert seats(free=0, held=100) == 0
 
 
 @given(units, units, units, st.integers(1, 10))

@@ -11,7 +11,7 @@ import pytest_asyncio
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 TICKET = {
-    *("ticket", "sale", "lane", "state", "place", "ahead", "wait_ms", "poll_after_ms", "reason"),
+    *("ticket", "sale", "lane", "state", "place", "ahead", "wait_ms", "odds", "poll_after_ms", "reason"),
     *("opens_at", "joined_at", "admitted_at", "ended_at", "pass"),
 }
 

@@ -16,7 +16,6 @@ from onsale.auth.roles import Role
 from onsale.queue.handlers import FEED
 from onsale.server.app import ROOMS
 from onsale.server.pages.assets import ASSETS
-from onsale.server.pages.lines import chance
 from onsale.server.processes import Keeper
 from onsale.web import LANGUAGES, formats, messages
 
@@ -185,27 +184,6 @@ async def test_files_are_kept_under_their_own_version_only(app, client):
         etag = kept.headers["ETag"]
     async with client.get("/static/style.css", headers={"If-None-Match": etag}) as again:
         assert 304 == again.status
-
-
-@pytest.mark.parametrize(
-    ("ahead", "active", "free", "held", "word"),
-    [
-        (0, 0, 1, 0, "sure"),
-        (0, 0, 0, 1, "close"),
-        (0, 0, 0, 0, "slim"),
-        (10, 5, 31, 0, "sure"),
-        (10, 5, 30, 0, "likely"),
-        (10, 5, 16, 0, "likely"),
-        (10, 5, 15, 0, "close"),
-        (10, 5, 5, 6, "close"),
-        (10, 5, 5, 5, "slim"),
-    ],
-)
-def test_chances_are_never_rosier_than_the_figures(ahead, active, free, held, word):
-    """Everyone ahead and everyone inside may buy first: two each in this sale, or one each, or not all of them."""
-    line = {"active": active, "stock": {"free": free, "held": held, "sold": 0}}
-
-    assert word == chance(ahead, line, 2)
 
 
 @pytest.mark.parametrize(

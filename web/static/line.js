@@ -47,6 +47,14 @@ export function ahead(document, place) {
   return Math.floor((low + high) / 2);
 }
 
+// How likely something is left at the turn of `place`, as a word of the catalogue; null where nobody can say.
+export function odds(document, place) {
+  if (!document.odds) return null;
+  const people = ahead(document, place);
+  if (people < document.odds.likely) return "likely";
+  return people < document.odds.possible ? "possible" : "unlikely";
+}
+
 // Documents are ordered by epoch, then seq: time and numbering may go back when a line is recovered.
 export function isNewer(document, than) {
   if (!than) return true;

@@ -1,7 +1,6 @@
 // The waiting page. One state machine over what `share.js` hears; the page itself, refreshed, says the same without it.
-import { chance } from "./chance.js";
 import { jumps, paced } from "./changes.js";
-import { ahead as aheadOf, isNewer } from "./line.js";
+import { ahead as aheadOf, isNewer, odds as oddsOf } from "./line.js";
 import { follow } from "./share.js";
 
 const $ = (id) => document.getElementById(id);
@@ -80,9 +79,9 @@ function hearLine(next) {
   const look = { ahead, middle, admitted: line.admitted, measured: line.rate_per_second.measured, at: Date.parse(line.as_of) };
   if (seen) for (const [word, count] of [...jumps(seen, look), ...paced(seen, look)]) changed(say(words[word], { n: count }));
   seen = look;
-  const odds = chance(ahead, line, Number(page.limit));
-  $("chance").className = `chance ${odds ?? ""}`;
-  notice("chance", odds && words.chances[odds]);
+  const odds = oddsOf(line, place);
+  $("odds").className = `odds ${odds ?? ""}`;
+  notice("odds", odds && words.odds[odds]);
 }
 
 function showAhead(count) {
