@@ -24,7 +24,7 @@ Blob = bytes
 _LUA = r"""
 local dispatch, msgpack, json = ...
 local function raise(reply)
-  if type(reply) == "table" and reply.err then error(reply, 0) end
+  if type(reply) == "table" and reply.err then error(reply.err, 0) end
   return reply
 end
 redis = {

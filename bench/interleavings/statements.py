@@ -713,7 +713,8 @@ HANDLERS[load_queries("onsale.catalog", "moves.sql").items_lock] = _moved_items_
 @moves
 async def move_count(tx: Transaction, move: str, epoch: int) -> Rows:
     m = tx.seen("stock_moves", (move,))
-    assert m is not None
+    if m is None:
+        return []
     items = await tx.update(
         "sale_items", [(m["sale"], m["product"])],
         lambda i: i["claimed"] + i["sold"] <= i["stock"] + m["quantity"],
