@@ -119,6 +119,7 @@ async def show_desk(request: web.Request) -> web.Response:
         products=[plain(product) for product in products.items],
         next_cursor=products.next_cursor,
         proposals=[plain(proposal) for proposal in proposals.items],
+        key=new_key(),
     )
 
 
@@ -234,6 +235,20 @@ async def propose(request: web.Request) -> web.Response:
     return onward("/desk")
 
 
+@form("/desk")
+async def move_units(request: web.Request) -> web.Response:
+    """Units of the product into a sale's item, or free ones back, also while the sale runs; once a form."""
+    who = reader(request, *SELLERS)
+    fields = await form_fields(request)
+    quantity = entered(fields, StockRequest).quantity
+    if quantity == 0:
+        raise InvalidRequest(Flaw("#/quantity", "bad_value", "must not be zero"))
+    sale, product = request.match_info["sale"], request.match_info["product"]
+    move = move_id(who.account, request.path, form_key(fields))
+    await request.app[PROPOSALS].move(move, sale, product, quantity, who)
+    return onward("/desk?said=units_moved")
+
+
 @page
 async def show_approvals(request: web.Request) -> web.Response:
     """What vendors proposed, the newest first."""
@@ -302,9 +317,10 @@ ROUTES = (
     html("GET", "/desk/products/{product}", show_own, "desk_product_page", "One of one's own products."),
     html("POST", "/desk/products/{product}", edit, "edit_product_form", "Change a product from the desk."),
     html("GET", "/desk/products/{product}/stock", show_own, "stock_page", "The same, after units were refused."),
-    html("POST", "/desk/products/{product}/stock", change_stock, "stock_form", "Move units from the desk."),
+    html("POST", "/desk/products/{product}/stock", change_stock, "stock_form", "Add units or take them out."),
     html("GET", "/desk/sales", show_proposal, "propose_page", "Where a sale is proposed."),
     html("POST", "/desk/sales", propose, "propose_form", "Propose a sale from the desk."),
+    html("POST", "/desk/sales/{sale}/{product}/stock", move_units, "move_units_form", "Move units from the desk."),
     html("GET", "/approvals", show_approvals, "approvals_page", "What vendors proposed."),
     html("POST", "/approvals/{sale}/{product}/approval", approve, "approve_form", "Approve an item from the desk."),
     html("POST", "/approvals/{sale}/{product}/refusal", refuse, "refuse_form", "Refuse an item from the desk."),

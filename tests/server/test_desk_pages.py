@@ -122,6 +122,37 @@ async def test_the_rules_of_a_proposal_hold_at_the_desk(system, fields, words):
     assert [] == (await system.call("GET", "/v1/proposals", token=token)).json["items"]
 
 
+async def test_units_move_between_a_product_and_its_sale(system):
+    """In and back from the desk, before and after the approval; a doubled form moves once, too many move none."""
+    token, _ = await vendor(system)
+    show = desk(system, token)
+    hat = (await product(system, token))["product"]
+    await show("POST", "/desk/sales", **sale(hat))
+    form, key = re.search(
+        rf'action="(/desk/sales/[^"]+/{hat}/stock)" class="amount"><input type="hidden" name="key" value="([0-9a-f]+)"',
+        (await show("GET", "/desk"))[1],
+    ).groups()
+    name = form.split("/")[3]
+
+    async def units():
+        told = (await system.call("GET", f"/v1/sales/{name}/proposal", token=token)).json["items"][0]
+        return told["kept"], told["stock"]
+
+    for _ in range(2):
+        assert "/desk?said=units_moved" == (await show("POST", form, key=key, quantity="2"))[2]["Location"]
+    assert (4, 0) == await units()
+    approved = await system.call("POST", f"/v1/sales/{name}/items/{hat}/approval", token=system.manager)
+    assert 200 == approved.status
+    assert "/desk?said=units_moved" == (await show("POST", form, key="k2", quantity="-3"))[2]["Location"]
+    assert (0, 1) == await units()
+    for key, quantity, problem in (("k3", "100", "not_enough_stock"), ("k4", "0", "invalid_request")):
+        refused = await show("POST", form, key=key, quantity=quantity)
+        assert f"/desk?problem={problem}" == refused[2]["Location"]
+    rival = desk(system, (await vendor(system))[0])
+    assert "/desk?problem=forbidden" == (await rival("POST", form, key="k5", quantity="1"))[2]["Location"]
+    assert (0, 1) == await units()
+
+
 async def test_desks_are_for_those_whose_they_are(system):
     """Buyers have none, vendors judge nobody, nobody edits another's product, no form comes from elsewhere."""
     token, _ = await vendor(system)
