@@ -361,10 +361,10 @@ class Streams:
             return answer
         stream = TicketStream(wire, facts, buyer, session, on_end, told, frame, self._spread_ms())
         self._by_ticket.setdefault((facts.sale_no, facts.place), []).append(stream)
+        self._park(stream, room)
         if self._teller.from_memory(line, facts) is None:
             # News may have come while the stream was being opened.
             self._to_tell[stream] = None
-        self._park(stream, room)
         return answer
 
     async def _serve_line(self, room: Room, request: web.Request, line: KnownLine) -> web.StreamResponse:

@@ -127,7 +127,8 @@ class Wire(asyncio.Protocol):
             return False
         try:
             packed = fcntl.ioctl(self._descriptor, termios.TIOCOUTQ, b"\0\0\0\0")
-        except OSError:
+        except (OSError, ValueError):
+            # No socket, or none any more.
             return False
         return not struct.unpack("i", packed)[0]
 

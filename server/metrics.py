@@ -224,7 +224,9 @@ class Metrics:
         self.streams_open = self._gauge("onsale_streams_open", "Event streams open here.", "kind")
         self.notice_listeners = self._gauge("onsale_notice_listeners", "Streams of notices open here.")
         self.notices_told = self._counter("onsale_notices_told", "Notices written to streams.")
-        self.connections = self._gauge("onsale_connections", "Client connections open here.")
+        self.connections = self._gauge(
+            "onsale_connections", "Client connections open here, but for the line's event streams."
+        )
         self.connections_late = self._counter(
             "onsale_connections_late", "Connections closed: request not sent in time."
         )
