@@ -21,7 +21,8 @@ SELECT most_common_vals::text::text[] AS grams, most_common_freqs AS shares
 
 -- products_search --
 -- Products by how much of what was asked their titles have, then newest first. Of each rare gram the newest thousand
--- are looked at, of these the 300 with most of them are judged whole: however common a word is, it costs no more.
+-- are looked at, of these the 300 with most of them are judged whole: however common a word is, it costs no more. Prices are those
+-- of the moment.
 WITH likely AS MATERIALIZED (
   SELECT c.no
     FROM unnest($1::text[]) AS rare (gram)
@@ -33,7 +34,8 @@ WITH likely AS MATERIALIZED (
    WHERE NOT d.is_deleted
      AND d.is_discontinued = (coalesce($4, '') = 'discontinued')
      AND ($5::text IS NULL OR d.vendor = $5)
-     AND ($6::bigint IS NULL OR d.amount >= $6) AND ($7::bigint IS NULL OR d.amount <= $7)
+     AND ($6::bigint IS NULL OR d.amount >= $6 AND NOT EXISTS (SELECT FROM reduced_now r WHERE r.product = d.product AND r.amount < $6))
+     AND ($7::bigint IS NULL OR d.amount <= $7 OR EXISTS (SELECT FROM reduced_now r WHERE r.product = d.product AND r.amount <= $7))
      AND CASE $4 WHEN 'on_sale' THEN d.product = ANY($8::text[])
                  WHEN 'available' THEN d.units_left > 0 AND d.product <> ALL($8::text[])
                  WHEN 'out_of_stock' THEN d.units_left <= 0 AND d.product <> ALL($8::text[])

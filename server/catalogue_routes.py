@@ -131,8 +131,8 @@ PRODUCTS = (
             ),
             Query("state", {"enum": list(ProductState)}, "Only products in this state; discontinued ones only so."),
             Query("vendor", {"type": "string"}, "Only products of this vendor."),
-            Query("price_min", PRICE, "With a list price of as much or more, in minor units."),
-            Query("price_max", PRICE, "With a list price of as much or less."),
+            Query("price_min", PRICE, "Costing as much or more at this moment, discounts included, in minor units."),
+            Query("price_max", PRICE, "Costing as much or less."),
         ),
     ),
     Route(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from onsale.catalog.grams import grams
-from onsale.catalog.products import Asked
+from onsale.catalog.products import Asked, Products
 from onsale.catalog.search import IndexTick, Search
+from onsale.catalog.vendors import Vendors
 
 TITLES = ["가을 재킷", "겨울 코트", "Autumn jacket", "Winter coat", "Café crème", "여름 반팔 티셔츠", "모자"]
 
@@ -56,6 +57,33 @@ async def test_filters_hold(search):
     """Of what is alike, only what costs as much."""
     assert [] == await found(search, "jacket", price_max=2_000)
     assert ["Autumn jacket"] == await found(search, "jacket", price_min=3_000, price_max=3_000)
+
+
+@pytest.mark.parametrize("text", ["jacket", None])
+async def test_prices_are_those_of_the_moment(search, database, text):
+    """An event that is on counts, its best percentage; one that is over, to come or taken back does not."""
+    for no, (percent, starts, ends, deleted) in enumerate(
+        [(50, -1, 1, None), (20, -1, 1, None), (90, -2, -1, None), (91, 1, 2, None), (92, -1, 1, "now")]
+    ):
+        await database.execute(
+            "INSERT INTO discounts (id, title, starts_at, ends_at, deleted_at) VALUES ($1, $1, now() + $2 * interval"
+            " '1 hour', now() + $3 * interval '1 hour', $4::text::timestamptz)",
+            *(f"event-{no}", starts, ends, deleted),
+        )
+        await database.execute("INSERT INTO discount_items VALUES ($1, 'p-2', $2)", f"event-{no}", percent)
+
+    async def listed(**asked):
+        if text is not None:
+            return await found(search, text, **asked)
+        rows = await Products(database, Vendors(database), None).page(Asked(limit=10, **asked))
+        return [row.title for row in rows if row.product == "p-2"]
+
+    # Its list price is 3,000.
+    assert ["Autumn jacket"] == await listed(price_min=1_500, price_max=1_500)
+    assert ["Autumn jacket"] == await listed(price_max=2_000)
+    assert [] == await listed(price_max=1_499)
+    assert [] == await listed(price_min=1_501)
+    assert [] == await listed(price_min=3_000)
 
 
 async def test_pages_go_on_where_the_one_before_ended(search, database):
