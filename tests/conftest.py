@@ -23,10 +23,12 @@ from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
+from cluster_kit import WholeCluster
 from redis.asyncio import Redis
 
 from bench.faults import cluster
 from bench.faults.pooler import Pooler
+from onsale import lua
 from onsale.lua import connect
 from onsale.migrations import migrate
 from onsale.server import embedded
@@ -129,6 +131,7 @@ def cluster_url(stores_directory: Path, redis_program: str | None) -> Iterator[s
     if os.environ.get("ONSALE_TEST_CLUSTER") != "1":
         yield None
         return
+    lua.Cluster = WholeCluster
     with ExitStack() as nodes:
         launches = []
         for number in range(2 * cluster.MASTERS):
