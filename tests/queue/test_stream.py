@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -21,6 +22,7 @@ from onsale.auth.middleware import STREAM_KEYS
 from onsale.auth.roles import Role
 from onsale.auth.tickets import TicketFacts
 from onsale.lua.line import LineScripts
+from onsale.queue.states import TicketState
 from onsale.queue.stream import PASS_ON_EVERY_MS, SLOT_MS, SLOTS, StreamLimits
 from onsale.queue.teller import Told
 from onsale.queue.wire import STALLED_MS, UNSENT_BYTES_MAX
@@ -28,6 +30,8 @@ from onsale.queue.wire import STALLED_MS, UNSENT_BYTES_MAX
 Client = TestClient[web.Request, web.Application]
 LINE_EVENTS = f"/v1/sales/{SALE}/line/events"
 ROUND_MS = SLOT_MS * SLOTS
+# Streams, and people who poll, of a whole line that is told at once.
+CROWD, POLLS = 2_000, 200
 
 
 @pytest.fixture
@@ -212,6 +216,48 @@ async def test_the_last_event_ends_the_stream(edge: Edge, client: Client) -> Non
     async with client.get(path, headers=proof) as response:
         assert 204 == response.status
     await until(lambda: edge.streams.open_count == 0)
+
+
+async def test_selling_out_tells_a_crowd_within_two_seconds(line_redis: Redis, database: asyncpg.Pool) -> None:
+    """Two thousand streams end with `closed`, and two hundred who poll read it, from the moment the last unit is gone.
+
+    One process serves them and reads them as well; the seconds are those it works, whatever else the machine does
+    (`python -m bench.streams sell-out` measures a whole system by the clock)."""
+    limits = StreamLimits(process_max=CROWD, person_max=1, address_max=CROWD)
+    async with opened_edge(line_redis, database, limits=limits, is_paused=True) as edge, serving(edge) as client:
+        async with asyncio.TaskGroup() as group:
+            joining = [group.create_task(edge.teller.join(edge.known, f"buyer {n}")) for n in range(CROWD + POLLS)]
+        tickets = [task.result().ticket for task in joining]
+        await edge.show()
+        proofs = [edge.tickets.token(ticket, f"buyer {n}") for n, ticket in enumerate(tickets)]
+        streams = [await _opened(client, *pair) for pair in zip(tickets[:CROWD], proofs[:CROWD], strict=True)]
+        polls = [edge.tickets.facts(ticket) for ticket in tickets[CROWD:]]
+        async with asyncio.timeout(60):
+            while edge.streams.open_count < CROWD:
+                await asyncio.sleep(0.01)
+        await edge.turn()
+
+        began_s, edge.shop.free = time.process_time(), 0
+        await edge.admit()
+        await edge.turn()
+        async with asyncio.timeout(60):
+            heard = await asyncio.gather(*(reader.read() for reader, _ in streams))
+        told = [edge.teller.poll(facts) or await edge.teller.tell(facts, "") for facts in polls]
+        took_s = time.process_time() - began_s
+        for _, writer in streams:
+            writer.close()
+
+    assert {True} == {b"event: closed\n" in text.rpartition(b"id: ")[2] for text in heard}
+    assert {TicketState.CLOSED} == {one.state for one in told}
+    assert took_s < 2
+
+
+async def _opened(client: Client, ticket: str, token: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection that asks for the stream of a ticket, by a client that costs little."""
+    reader, writer = await asyncio.open_connection(client.server.host, client.server.port)
+    writer.write(f"GET /v1/tickets/{ticket}/events HTTP/1.1\r\nHost: x\r\n".encode())
+    writer.write(f"Authorization: Bearer {token}\r\nConnection: close\r\n\r\n".encode())
+    return reader, writer
 
 
 async def test_a_stream_key_dies_with_its_stream(edge: Edge, client: Client) -> None:
