@@ -17,9 +17,9 @@ from argon2.exceptions import InvalidHashError, VerificationError, VerifyMismatc
 
 LOWEST = 19
 AUTOGROUP = Path("/proc/self/autogroup")
-# A tenth of the weight of another session. With five of those at work on two cores that is some 4 % of a core, and a
-# hash takes half a second; at 19 it took over ten on a full machine, and nobody could sign in.
-GROUP_PRIORITY = 10
+# A third of the weight of another session. With five of those at work on each core that is 6 % of it, and a hash takes
+# some 0.3 s; at 19 it took over ten seconds on a full machine, and nobody could sign in.
+GROUP_PRIORITY = 5
 
 # OWASP's first choice of small parameters: 19 MiB, two passes, one lane; about 17 ms.
 _hasher = PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1)

@@ -50,19 +50,21 @@ class Checked:
 
 
 class Place:
-    """A place in the queue of the worker. Raises what PasswordHasher raises."""
+    """A place in the queue of the worker; whoever has it waits from then on, whatever else is asked in between. Raises
+    what PasswordHasher raises."""
 
     def __init__(self, ask: Callable[..., Awaitable[Answer]]) -> None:
         self._ask = ask
+        self._since_s = asyncio.get_running_loop().time()
 
     async def hash(self, password: str) -> str:
         """The argon2id hash to keep."""
-        return (await self._ask("hash", password)).hash
+        return (await self._ask(self._since_s, "hash", password)).hash
 
     async def check(self, stored: str | None, password: str) -> Checked:
         """Whether this is the password, and whether the hash is of today's strength. For None (no such account, or one
         without a password) False, as slowly."""
-        answer = await self._ask("verify", password, stored or DUMMY_HASH)
+        answer = await self._ask(self._since_s, "verify", password, stored or DUMMY_HASH)
         return Checked(answer.is_right and stored is not None, answer.is_weak)
 
 
@@ -120,10 +122,10 @@ class PasswordHasher:
         if worker is not None:
             await _end(worker)
 
-    async def _ask(self, verb: str, password: str, stored: str = "") -> Answer:
+    async def _ask(self, since_s: float, verb: str, password: str, stored: str = "") -> Answer:
         patience_s = self._patience_s if self._waiting >= _CROWD_MIN else PATIENCE_ALONE_S
         try:
-            async with asyncio.timeout(patience_s), self._turn:
+            async with asyncio.timeout_at(since_s + patience_s), self._turn:
                 began_s = time.monotonic()
                 answer = await self._ask_again(Question(self._next_number(), verb, password, stored))
                 self._usual_s += (time.monotonic() - began_s - self._usual_s) / 4

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from onsale.auth.errors import TooManyRequests
-from onsale.auth.hasher import DUMMY_HASH, Question, answer
+from onsale.auth.hasher import DUMMY_HASH, GROUP_PRIORITY, Question, answer
 from onsale.auth.passwordpolicy import password_flaw
 from onsale.auth.passwords import Checked, PasswordHasher
 
@@ -88,7 +88,7 @@ async def test_the_worker_has_the_lowest_priority_and_no_secret(
     # A kernel that schedules sessions as groups would not look at that: the worker has a session of its own.
     group = Path(f"/proc/{passwords.worker_pid}/autogroup")
     told = group.read_text() if group.exists() else ""
-    assert not told or told.endswith("nice 10\n")
+    assert not told or told.endswith(f"nice {GROUP_PRIORITY}\n")
     assert b"canary" not in Path(f"/proc/{passwords.worker_pid}/environ").read_bytes()
 
 
