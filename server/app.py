@@ -132,7 +132,7 @@ def make_runner(app: web.Application) -> Runner:
 
     def front(otherwise: Handler) -> Edge:
         table = hot_table(app, hot_paths, metrics.traffic, app[STAMP])
-        return Edge(app, table, otherwise, settings.trusted_proxies, app[STAMP])
+        return Edge(app, table, otherwise, settings.trusted_proxies)
 
     def refuse(request: web.BaseRequest, error: BaseException) -> web.Response:
         found = request_id(request, settings.trusted_proxies)

@@ -17,10 +17,20 @@ from functools import lru_cache
 
 import structlog
 from aiohttp import HttpVersion11, web
+from multidict import CIMultiDict
 
 from onsale.auth.requests import Network
 from onsale.server.metrics import RouteStats, Traffic
-from onsale.server.middleware import CODE, REQUEST_ID, SEGMENT_CHARACTERS_MAX, Handler, Stamp, refuse, request_id
+from onsale.server.middleware import (
+    CACHE_OTHERWISE,
+    CODE,
+    REQUEST_ID,
+    SEGMENT_CHARACTERS_MAX,
+    Handler,
+    Stamp,
+    refuse,
+    request_id,
+)
 
 log = structlog.get_logger()
 
@@ -39,7 +49,8 @@ class Hot:
     route: web.AbstractRoute
     handler: Handler
     stats: RouteStats
-    is_public: bool
+    # The lines that `Stamp` writes on every answer alike.
+    stamped: str
 
 
 class Written:
@@ -66,13 +77,11 @@ class Edge:
         hot: Mapping[Key, Hot],
         otherwise: Handler,
         trusted: tuple[Network, ...],
-        stamp: Stamp,
     ) -> None:
         self._app = app
         self._hot = hot
         self._otherwise = otherwise
         self._trusted = trusted
-        self._stamp = stamp
 
     async def __call__(self, request: web.Request) -> web.StreamResponse | Written:
         parts = request.raw_path.split("/")
@@ -109,20 +118,26 @@ class Edge:
             response = refuse(request, error)
             code = response.get(CODE, "")
         hot.stats.note(response.status, time.perf_counter() - started_s, code)
-        return await self._send(request, response, hot)
+        return self._send(request, response, hot)
 
-    async def _send(self, request: web.Request, response: web.StreamResponse, hot: Hot) -> web.StreamResponse | Written:
+    def _send(self, request: web.Request, response: web.StreamResponse, hot: Hot) -> web.StreamResponse | Written:
         body = response.body if type(response) is web.Response else None
-        if type(body) is not bytes or response.cookies:
+        transport = request.transport
+        if type(body) is not bytes or response.cookies or transport is None or transport.is_closing():
             return response
+        head = (
+            f"HTTP/1.1 {response.status} {response.reason}\r\nContent-Length: {len(body)}\r\n"
+            f"Date: {_http_date(int(time.time()))}\r\nX-Request-Id: {request[REQUEST_ID]}\r\n{hot.stamped}"
+        )
         headers = response.headers
-        headers["Content-Length"] = str(len(body))
-        headers["Date"] = _http_date(int(time.time()))
-        self._stamp.write(headers, request[REQUEST_ID], is_public=hot.is_public)
-        writer = request.writer
-        await writer.write_headers(f"HTTP/1.1 {response.status} {response.reason}", headers)
+        for name, value in headers.items():
+            if "\n" in value or "\r" in value:
+                raise ValueError(f"more than a line: {name}")
+            head += f"{name}: {value}\r\n"
+        if "Cache-Control" not in headers:
+            head += f"Cache-Control: {CACHE_OTHERWISE}\r\n"
         # Headers and body leave in one piece.
-        await writer.write_eof(body)
+        transport.write(f"{head}\r\n".encode() + body)
         return WRITTEN
 
 
@@ -154,10 +169,19 @@ def hot_table(
         path = route.resource.canonical if route.resource is not None else ""
         handler = paths.get((route.method, path))
         if handler is not None:
+            stamped = _stamped(stamp, is_public=stamp.is_public(route.method, path))
             table[_key(route.method, path)] = Hot(
-                _name(path), route, handler, traffic.of(route.method, path), stamp.is_public(route.method, path)
+                _name(path), route, handler, traffic.of(route.method, path), stamped
             )
     return table
+
+
+def _stamped(stamp: Stamp, *, is_public: bool) -> str:
+    headers: CIMultiDict[str] = CIMultiDict()
+    stamp.write(headers, "", is_public=is_public)
+    # These two an answer may have of its own.
+    del headers["X-Request-Id"], headers["Cache-Control"]
+    return "".join(f"{name}: {value}\r\n" for name, value in headers.items())
 
 
 def _key(method: str, path: str) -> Key:

@@ -49,6 +49,8 @@ PAGE_HEADERS = {
 }
 # One year, the least that browsers' preload lists take.
 TRANSPORT_POLICY = "max-age=31536000"
+# What an answer says that does not say otherwise.
+CACHE_OTHERWISE = "no-store"
 
 _process = new_id()[:14]
 _numbers = itertools.count(1)
@@ -122,7 +124,7 @@ class Stamp:
         headers["X-Content-Type-Options"] = "nosniff"
         headers["Server"] = "onsale"
         if "Cache-Control" not in headers:
-            headers["Cache-Control"] = "no-store"
+            headers["Cache-Control"] = CACHE_OTHERWISE
         if is_public:
             headers["Access-Control-Allow-Origin"] = "*"
         if self._is_https:
