@@ -39,6 +39,7 @@ from bench.scenarios import System, system
 HOUR_MS, DAY_MS = 3_600_000, 86_400_000
 PASSWORD = "one 하루 in the shop"
 SOON_S = 60.0
+COME_AGAIN_TRIES = 60
 # The sale opens this long after it was proposed, by the shop's clock, and is over within the second day.
 OPENS_AFTER_MS, LASTS_MS = 3 * HOUR_MS, 30 * HOUR_MS
 # How long after the clock was moved to just before the opening it opens: the crowd is on its way by then.
@@ -78,6 +79,8 @@ class Day:
     mail: str = ""
     sandbox: str = ""
     database: str = ""
+    # Cancelled units that nobody has bought yet.
+    to_sell_again: int = 0
     # The day that the entries are for.
     visit_on: date = date.max
 
@@ -168,15 +171,18 @@ class Shopper(Buyer):
         self.manner = Manner.PROMPT
         ticket: dict[str, Any] = {"state": "closed"}
         try:
-            for _ in range(25):
+            # A reopened line takes its tickets up again one after the other.
+            for _ in range(COME_AGAIN_TRIES):
                 _, ticket = await self._call("poll", "GET", f"/v1/tickets/{self._ticket}")
-                if ticket["state"] != "closed":
+                if ticket["state"] != "closed" or not self._day.to_sell_again:
                     break
-                await asyncio.sleep(0.2)
+                await asyncio.sleep(0.4)
             ticket = await self._wait(ticket)
             if ticket["state"] != "admitted":
                 return str(ticket["state"])
-            return await self._check_out("", ticket["pass"]["token"])
+            outcome = await self._check_out("", ticket["pass"]["token"])
+            self._day.to_sell_again -= outcome == "confirmed"
+            return outcome
         except TimeoutError:
             return "stuck"
 
@@ -434,6 +440,7 @@ async def _cancel_and_sell_again(day: Day, manager: str, log: Log, shoppers: lis
     bought = sorted(log.confirmed)
     chance = random.Random(f"{day.asked.seed}/cancel")
     first = chance.sample(bought, max(1, len(bought) // 10))
+    day.to_sell_again = len(first)
     await asyncio.gather(*(_give_back(day, order, "cancellation") for order in first))
     # Those who were next, more than there are units; the others have gone, and keep their places for nothing.
     empty = sorted((one for one in shoppers if one.outcome == "closed"), key=lambda one: one.place)
