@@ -166,8 +166,8 @@ class Fault:
             shutil.copytree(self._copy / "data", data)
             os.kill(pids["up"], signal.SIGCONT)
 
-    async def end(self, crowd: Crowd, pids: dict[str, int]) -> dict[str, Any]:
-        """What people see meanwhile, where the fault lasts."""
+    async def end(self, crowd: Crowd, pids: dict[str, int], asking: Sequence[int]) -> dict[str, Any]:
+        """What these people see meanwhile, where the fault lasts."""
         if self._standby is not None:
             return {"seconds_missed": round(self._stalled_s, 2)}
         if self._kind != "away":
@@ -175,7 +175,7 @@ class Fault:
         seen: Counter[str] = Counter()
         until = time.monotonic() + self._away_s
         while time.monotonic() < until:
-            seen.update(await crowd.poll(range(TURNS + LEAVERS, TURNS + LEAVERS + 1_000)))
+            seen.update(await crowd.poll(asking))
             pages = await ask_all(crowd.port, [request("GET", f"/sales/{SALE}")], 1)
             seen.update(f"page {status(page)}" for page in pages)
             seen.update([f"line {(await document(crowd))['state']}"])
@@ -210,7 +210,7 @@ async def measure(on: System, asked: argparse.Namespace, standby: Standby | None
 
     struck = time.monotonic()
     await fault.strike(pids, stores["line_redis"], data)
-    meanwhile = await fault.end(crowd, pids)
+    meanwhile = await fault.end(crowd, pids, [*had[:200], *left[:200], *waiting[:800]])
     since, struck_at_s = time.monotonic(), time.time()
     polling = asyncio.create_task(_poll_on(crowd, [*had, *left, *waiting]))
     await _until(crowd, lambda: _is(crowd, "paused", after_s=struck_at_s), 0.05)

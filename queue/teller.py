@@ -144,7 +144,7 @@ class Teller:
     async def tell(self, facts: TicketFacts, buyer: str) -> Told:
         """How a ticket stands, asked of Redis where memory does not know; an admitted one is taken first.
 
-        While Redis is away, a ticket last known to wait is told so, with the reason. Raises TicketUnknown,
+        While Redis is away, a ticket is told what was last known of it, where that is honest. Raises TicketUnknown,
         LineRecovering, StoreUnavailable, SaleUnknown.
         """
         line = self._feed.line_of(facts.sale_no)
@@ -223,11 +223,14 @@ class Teller:
         return self._seen(line, facts, view)
 
     def _meanwhile(self, line: KnownLine, facts: TicketFacts, error: Exception) -> Told:
-        """Redis cannot say. Who last waited still does, and nobody loses a place; of others nothing honest is known."""
+        """Redis cannot say. Who last waited still does, and nobody loses a place; what has ended stays so, and who was
+        told of the turn is told the same again while the pass is good. Of others nothing honest is known."""
         last = line.views.get(facts.place)
-        if last is not None and last.state not in WAITS:
-            raise error
         now_ms = self._feed.now_ms()
+        if last is not None and last.state not in WAITS:
+            if last.state.is_living and (last.told_ms == 0 or last.pass_exp_ms <= now_ms):
+                raise error
+            return self._told(self._seen(line, facts, last))
         ticket = self._seen_waiting(line, facts, now_ms)
         if ticket.reason is None or ticket.reason.code != "recovering":
             ticket = msgspec.structs.replace(ticket, reason=Reason(code="recovering", at=rfc3339(now_ms)))

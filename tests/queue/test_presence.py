@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import asyncpg
 import msgspec
@@ -14,7 +15,7 @@ from redis.asyncio import Redis
 
 from onsale.auth.tickets import TicketFacts
 from onsale.catalog.sales import Policy
-from onsale.queue.errors import TicketUnknown
+from onsale.queue.errors import LineRecovering, TicketUnknown
 from onsale.queue.states import TicketState, TicketView
 
 
@@ -173,6 +174,28 @@ async def test_while_redis_is_away_who_waits_still_waits(edge: Edge, line_redis:
     told = await edge.teller.tell(facts, "ann")
     assert TicketState.WAITING is told.state
     assert b'"code":"recovering"' in told.doc and b'"wait_ms":null' in told.doc
+
+
+async def test_while_redis_is_away_what_was_told_is_told_again(edge: Edge, line_redis: Redis) -> None:
+    """The turn with the same pass, while that is good, and what has ended; a turn nobody was told of is not made up."""
+    facts = await joined(edge, "ann")
+    waiting = await edge.teller.tell(facts, "ann")
+    view = TicketView(facts.place, TicketState.ADMITTED, "ann", "general", facts.joined_ms, turn="1-1-1", admitted_ms=1)
+    now_ms = edge.feed.now_ms()
+    await line_redis.hset(edge.known.keys.meta, "run_id", "another server")
+    for last, said in (
+        (replace(view, told_ms=2, pass_exp_ms=now_ms + 60_000), "admitted"),
+        (replace(view, told_ms=2, pass_exp_ms=now_ms), None),
+        (view, None),
+        (replace(view, state=TicketState.LEFT, ended_ms=3), "left"),
+    ):
+        edge.known.learn(facts.place, last)
+        if said is None:
+            with pytest.raises(LineRecovering):
+                await edge.teller.tell(facts, "ann")
+        else:
+            told = [await edge.teller.tell(facts, "ann") for _ in range(2)]
+            assert said == told[0].state and told[0].doc == told[1].doc != waiting.doc
 
 
 def test_views_are_bounded(edge: Edge) -> None:
