@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol
 import asyncpg
 
 from onsale.catalog.errors import CartFull, ProductUnavailable, WishExists
-from onsale.catalog.products import Product, Products
+from onsale.catalog.products import Product, Products, product_of
 from onsale.migrations.sql import load_queries
 
 SQL = load_queries("onsale.catalog", "lists.sql")
@@ -114,4 +114,4 @@ class Carts:
 
 def _wish(row: Mapping[str, Any]) -> Wish:
     fields = dict(row)
-    return Wish(fields.pop("wish"), Product(**fields))
+    return Wish(fields.pop("wish"), product_of(fields))

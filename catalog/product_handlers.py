@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import date
 from typing import Any
 
 import msgspec
@@ -52,10 +53,10 @@ from onsale.catalog.product_schemas import (
 )
 from onsale.catalog.products import Asked, Product, Products
 from onsale.catalog.recommendations import Recommendations
-from onsale.catalog.salefile import moment_ms, slug
+from onsale.catalog.salefile import moment_ms, slug, visit_day
 from onsale.catalog.sales import SaleBook
 from onsale.catalog.search import SCORE_MIN, Search
-from onsale.catalog.states import ProductState
+from onsale.catalog.states import ProductKind, ProductState
 from onsale.catalog.vendors import OPERATORS, Vendors
 
 VENDORS = web.AppKey("vendors", Vendors)
@@ -314,6 +315,7 @@ async def vendor_for(request: web.Request, who: Identity, vendor: str | None) ->
 def new_product(new: ProductRequest, vendor: str | None) -> Product:
     """What shall be written down. Raises InvalidRequest."""
     available_from_ms, available_until_ms = _moments(new.available_from, new.available_until)
+    visit_on = None if new.visit_on is None else _visit_day(new.kind, new.visit_on)
     return Product(
         product=new.product or slug(new.title, "product"),
         no=0,
@@ -325,7 +327,20 @@ def new_product(new: ProductRequest, vendor: str | None) -> Product:
         currency=new.price.currency,
         available_from_ms=available_from_ms,
         available_until_ms=available_until_ms,
+        kind=new.kind,
+        visit_on=visit_on,
     )
+
+
+def _visit_day(kind: ProductKind, text: str) -> date:
+    """Raises InvalidRequest."""
+    if kind is not ProductKind.ENTRY:
+        raise InvalidRequest(Flaw("#/visit_on", "bad_value", "Only an entry is for a day."))
+    flaws: list[Flaw] = []
+    day = visit_day(text, "#/visit_on", flaws)
+    if day is None:
+        raise InvalidRequest(*flaws)
+    return day
 
 
 def changes_of(patch: ProductPatch) -> Mapping[str, Any]:

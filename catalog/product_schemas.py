@@ -12,7 +12,7 @@ from onsale.catalog.discounts import Discount, DiscountItem
 from onsale.catalog.offers import Offer
 from onsale.catalog.products import Product
 from onsale.catalog.salefile import Money, Slug, Title
-from onsale.catalog.states import ProductState, Reason
+from onsale.catalog.states import ProductKind, ProductState, Reason
 from onsale.catalog.vendors import Vendor
 
 Name = Annotated[str, Meta(min_length=1, max_length=100)]
@@ -58,7 +58,8 @@ class VendorList(msgspec.Struct, frozen=True):
 
 
 class ProductRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A new product with its first units. Operators may name the vendor it is for; without one it is the house's."""
+    """A new product with its first units. Operators may name the vendor it is for; without one it is the house's.
+    An entry with a `visit_on` is sold until that day (UTC) is over, one without is good on any day."""
 
     product: Slug | None = None
     title: Title
@@ -69,6 +70,8 @@ class ProductRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     available_from: Moment | None = None
     available_until: Moment | None = None
     vendor: Annotated[str, Meta(min_length=1, max_length=40)] | None = None
+    kind: ProductKind = ProductKind.GOODS
+    visit_on: Annotated[str, Meta(extra_json_schema={"format": "date"})] | None = None
 
 
 class ProductPatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -108,6 +111,8 @@ class ProductReply(msgspec.Struct, frozen=True, kw_only=True):
     available_from: str | None
     available_until: str | None
     created_at: str
+    kind: ProductKind = ProductKind.GOODS
+    visit_on: str | None = None
 
 
 class ProductList(msgspec.Struct, frozen=True):
@@ -225,6 +230,8 @@ def product_reply(product: Product, offer: Offer, *, is_on_sale: bool) -> Produc
         available_from=_moment(product.available_from_ms),
         available_until=_moment(product.available_until_ms),
         created_at=rfc3339(product.created_at_ms),
+        kind=product.kind,
+        visit_on=None if product.visit_on is None else product.visit_on.isoformat(),
     )
 
 

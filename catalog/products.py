@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import asyncpg
@@ -15,7 +15,7 @@ from onsale.catalog import moves
 from onsale.catalog.errors import ProductExists, ProductInSale, ProductUnknown
 from onsale.catalog.moves import Mover
 from onsale.catalog.sales import SHOP
-from onsale.catalog.states import ProductState
+from onsale.catalog.states import ProductKind, ProductState
 from onsale.catalog.vendors import Vendors
 from onsale.migrations.sql import load_queries
 
@@ -25,7 +25,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 class Product(msgspec.Struct, frozen=True, kw_only=True):
     """One product; amounts in minor units, times Unix milliseconds (0 = none). `units_left` is the record's, of what is
-    sold outside sales; `is_ordinary`: there were such units once."""
+    sold outside sales; `is_ordinary`: there were such units once. What it is stays as it was made."""
 
     product: str
     no: int
@@ -42,6 +42,9 @@ class Product(msgspec.Struct, frozen=True, kw_only=True):
     created_at_ms: int = 0
     units_left: int = 0
     is_ordinary: bool = False
+    kind: ProductKind = ProductKind.GOODS
+    # The day that an entry is for; None: any day.
+    visit_on: date | None = None
 
     def state(self, *, is_on_sale: bool) -> ProductState:
         """What people are told of it."""
@@ -77,7 +80,7 @@ class Products:
         """Write a product down with its first units. Raises ProductExists."""
         opening = moves.move_id("opening", new.product)
         async with self._pool.acquire() as conn, conn.transaction():
-            if await conn.fetchval(SQL.product_new, *_fields(new)) is None:
+            if await conn.fetchval(SQL.product_new, *_fields(new), new.kind, new.visit_on) is None:
                 raise ProductExists
             await conn.execute(moves.SQL.item_ensure, new.product)
             await moves.come(conn, opening, SHOP, new.product, units, "opening")
@@ -89,7 +92,7 @@ class Products:
         row = await self._pool.fetchrow(SQL.product_get, product)
         if row is None:
             raise ProductUnknown
-        return _product(row)
+        return product_of(row)
 
     async def page(self, asked: Asked) -> list[Product]:
         """Newest first."""
@@ -103,13 +106,13 @@ class Products:
             asked.price_max,
             asked.on_sale,
         )
-        return [_product(row) for row in rows]
+        return [product_of(row) for row in rows]
 
     async def edit(self, product: str, who: Identity, changes: Mapping[str, Any]) -> Product:
         """Change fields of a product by their names. Raises ProductUnknown, Forbidden."""
         async with self._pool.acquire() as conn, conn.transaction():
             await self._require_edits(conn, product, who)
-            changed = msgspec.structs.replace(_product(await conn.fetchrow(SQL.product_get, product)), **changes)
+            changed = msgspec.structs.replace(product_of(await conn.fetchrow(SQL.product_get, product)), **changes)
             id_, _, *fields = _fields(changed)
             await conn.execute(SQL.product_update, id_, *fields, changed.is_discontinued)
         return await self.get(product)
@@ -147,8 +150,9 @@ def _fields(product: Product) -> tuple[Any, ...]:
     )
 
 
-def _product(row: Mapping[str, Any]) -> Product:
-    return Product(**row)
+def product_of(row: Mapping[str, Any]) -> Product:
+    """A row of `product_details`."""
+    return Product(**{**dict(row), "kind": ProductKind(row["kind"])})
 
 
 def _moment(at_ms: int) -> datetime | None:

@@ -1,7 +1,7 @@
 -- product_new --
 -- A product that somebody sells; no row back: its id is taken.
-INSERT INTO products (id, vendor, title, about, image, amount, currency, available_from, available_until)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+INSERT INTO products (id, vendor, title, about, image, amount, currency, available_from, available_until, kind, visit_on)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
 ON CONFLICT (id) DO NOTHING
 RETURNING id;
 

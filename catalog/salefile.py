@@ -182,7 +182,7 @@ def _item(n: int, item: ItemFields, sale_id: str, flaws: list[Flaw]) -> NewItem:
         amount=item.price.amount,
         list_amount=listed.amount,
         currency=item.price.currency,
-        visit_on=None if item.visit_on is None else _day(item.visit_on, f"#/items/{n}/visit_on", flaws),
+        visit_on=None if item.visit_on is None else visit_day(item.visit_on, f"#/items/{n}/visit_on", flaws),
     )
 
 
@@ -205,7 +205,8 @@ def _check_together(items: tuple[NewItem, ...], flaws: list[Flaw]) -> None:
             flaws.append(Flaw(f"#/items/{n}/price/currency", "mismatch", "one sale, one currency"))
 
 
-def _day(value: str, pointer: str, flaws: list[Flaw]) -> date | None:
+def visit_day(value: str, pointer: str, flaws: list[Flaw]) -> date | None:
+    """The day that people wrote; None, with a flaw, for what is no day."""
     try:
         return date.fromisoformat(value)
     except ValueError:

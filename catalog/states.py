@@ -26,6 +26,11 @@ class Reason(StrEnum):
     NEW = "new"  # among what came last
 
 
+class ProductKind(StrEnum):
+    GOODS = "goods"  # is sent
+    ENTRY = "entry"  # is redeemed on the visit with a code
+
+
 class ItemStatus(StrEnum):
     PENDING = "pending"  # -> approved or refused by an operator; -> refused by the clock, half an hour before the sale
     APPROVED = "approved"  # -> pending by an edit of its vendor; -> removed before the sale

@@ -124,11 +124,13 @@ class AfterSale:
         return False
 
     async def _cancel(self, conn: asyncpg.Connection, row: Mapping[str, Any]) -> bool:
+        if await conn.fetchval(SQL.is_redeemed, row["id"]):
+            return False
         return await self._end(conn, row, OrderState.CANCELLED, "cancelled_by_buyer")
 
     async def _return(self, conn: asyncpg.Connection, row: Mapping[str, Any]) -> bool:
         # Who has an entry for a day has been there, or not; there is nothing to send back.
-        if row["is_late"] or row["is_visit"]:
+        if row["is_late"] or row["is_visit"] or await conn.fetchval(SQL.is_redeemed, row["id"]):
             return False
         return await conn.fetchval(SQL.return_ask, row["id"]) is not None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import date
 
 
 class CheckoutError(Exception):
@@ -78,6 +79,35 @@ class SaleCancelled(CheckoutError):
 
 class OrderStateConflict(CheckoutError):
     """The order is not in a state in which this can be done."""
+
+
+class EntryUnknown(CheckoutError):
+    """There is no such code, or it is not for your door."""
+
+
+@dataclass
+class EntryRedeemed(CheckoutError):
+    """The code has let somebody in before."""
+
+    redeemed_at_ms: int
+
+
+class EntryVoid(CheckoutError):
+    """The order of this code was cancelled, or goes back."""
+
+
+@dataclass
+class EntryNotYet(CheckoutError):
+    """The code is for a day that is to come."""
+
+    visit_on: date
+
+
+@dataclass
+class EntryExpired(CheckoutError):
+    """The code was for a day that is over."""
+
+    visit_on: date
 
 
 class SaleNotOpen(CheckoutError):

@@ -192,6 +192,11 @@ async def provider_event(request: web.Request) -> web.Response:
     return reply(200, EventReply(received=True))
 
 
+async def buyer_of(request: web.Request) -> str:
+    """Who asks for the order in the path: an account, or where its sale allows guests the holder of a ticket."""
+    return await _buyer(request, sale_of(request.app[BOOK], request.match_info["order"]))
+
+
 async def _buyer(request: web.Request, sale: Sale) -> str:
     """Who buys: an account, or where the sale allows guests the holder of a ticket."""
     return (await _asker(request, sale)).account

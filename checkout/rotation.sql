@@ -17,3 +17,11 @@ SELECT id AS id, instrument AS sealed FROM payments
 -- payments_instrument_renew --
 -- The same under the newest, unless it was written meanwhile.
 UPDATE payments SET instrument = $3 WHERE id = $1 AND instrument = $2 RETURNING id;
+
+-- entries_code_stale --
+-- Values of entries.code under another secret than the one with this id, after $2 in the order of id; $3 at most.
+SELECT id, code AS sealed FROM entries WHERE id > $2 AND substring(code FROM 2 FOR 4) <> $1 ORDER BY id LIMIT $3;
+
+-- entries_code_renew --
+-- The same under the newest, unless it was written meanwhile.
+UPDATE entries SET code = $3 WHERE id = $1 AND code = $2 RETURNING id;

@@ -151,6 +151,39 @@ class PaymentList(msgspec.Struct, frozen=True):
     next_cursor: str | None = None
 
 
+class EntryReply(msgspec.Struct, frozen=True):
+    """One unit that is redeemed on the visit: on `visit_on` (null: on any day), once, with this `code`."""
+
+    product: str
+    title: str
+    visit_on: str | None
+    code: str
+    redeemed_at: str | None
+
+
+class EntryList(msgspec.Struct, frozen=True):
+    """Every entry of an order; none before it is bought, nor once it goes back."""
+
+    items: tuple[EntryReply, ...]
+    next_cursor: str | None = None
+
+
+class RedeemRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Let in whoever shows this code; gaps and small letters do not matter."""
+
+    code: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+
+
+class RedemptionReply(msgspec.Struct, frozen=True):
+    """Somebody was let in."""
+
+    order: str
+    product: str
+    title: str
+    visit_on: str | None
+    redeemed_at: str
+
+
 class EventReply(msgspec.Struct, frozen=True):
     """To a provider: its event is kept, or was before."""
 
@@ -187,5 +220,6 @@ RESERVE = msgspec.json.Decoder(ReserveRequest)
 CONFIRM = msgspec.json.Decoder(ConfirmRequest)
 ORDER = msgspec.json.Decoder(OrderRequest)
 AMEND = msgspec.json.Decoder(AmendRequest)
+REDEEM = msgspec.json.Decoder(RedeemRequest)
 CANCEL = msgspec.json.Decoder(CancelRequest)
 ADDRESS = msgspec.json.Decoder(Address)

@@ -49,10 +49,12 @@ from onsale.catalog.rules import ProposalRules
 from onsale.catalog.search import Search
 from onsale.catalog.vendors import Vendors
 from onsale.checkout import cancellation_handlers as cancellations
+from onsale.checkout import entry_handlers
 from onsale.checkout import handlers as checkout
 from onsale.checkout import notice_handlers as notices
 from onsale.checkout.aftersale import AfterSale
 from onsale.checkout.cancellations import SaleCancellations
+from onsale.checkout.entries import Entries
 from onsale.checkout.flow import CheckoutFlow
 from onsale.checkout.forgetting import AddressForgetting
 from onsale.checkout.mover import StockMover
@@ -307,6 +309,7 @@ def _open_checkout(app: web.Application, rooms: Rooms) -> CheckoutFlow:
     reads = Reads(rooms.book, rooms.inventory, rooms.orders, rooms.sealer)
     app[checkout.AFTER_SALE] = AfterSale(rooms.stores.pool, reads)
     app[cancellations.CANCELLATIONS] = SaleCancellations(rooms.stores.pool, app[line.CONTROL])
+    app[entry_handlers.ENTRIES] = Entries(rooms.stores.pool, rooms.sealer)
     app[checkout.FLOW] = flow
     app[checkout.INBOX] = rooms.inbox
     app[checkout.READS] = reads

@@ -18,7 +18,7 @@ import redis.exceptions
 from aiohttp import web
 
 from onsale.auth import errors as auth
-from onsale.auth.requests import Language
+from onsale.auth.requests import Language, rfc3339
 from onsale.catalog import errors as catalog
 from onsale.checkout import errors as checkout
 from onsale.lua.batching import Overloaded
@@ -121,6 +121,11 @@ PROBLEMS: Mapping[type[BaseException], Problem] = {
     checkout.OrderExpired: Problem(409, "order_expired"),
     checkout.OrderChanged: Problem(409, "order_changed"),
     checkout.OrderStateConflict: Problem(409, "order_state_conflict"),
+    checkout.EntryUnknown: Problem(404, "entry_unknown"),
+    checkout.EntryRedeemed: Problem(409, "entry_redeemed"),
+    checkout.EntryVoid: Problem(409, "entry_void"),
+    checkout.EntryNotYet: Problem(409, "entry_not_yet"),
+    checkout.EntryExpired: Problem(409, "entry_expired"),
     checkout.SaleNotOpen: Problem(409, "sale_not_open"),
     checkout.AmountMismatch: Problem(409, "amount_mismatch"),
     checkout.PaymentDeclined: Problem(402, "payment_declined"),
@@ -244,6 +249,10 @@ def _extras(error: BaseException) -> dict[str, Any]:
         return {"errors": [auth.Flaw("#", "bad_value", flaw) for flaw in error.flaws]}
     if isinstance(error, checkout.PriceChanged):
         return {"total": {"amount": error.amount, "currency": error.currency}}
+    if isinstance(error, checkout.EntryRedeemed):
+        return {"redeemed_at": rfc3339(error.redeemed_at_ms)}
+    if isinstance(error, checkout.EntryNotYet | checkout.EntryExpired):
+        return {"visit_on": error.visit_on.isoformat()}
     if isinstance(error, checkout.PaymentDeclined):
         return {"reason": error.reason, "retryable": error.retryable}
     return {}

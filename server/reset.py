@@ -21,6 +21,7 @@ STEPS: Final = (
     SQL.moves_delete,
     SQL.requests_delete,
     SQL.notices_delete,
+    SQL.entries_delete,
     SQL.order_items_delete,
     SQL.refusals_delete,
     SQL.orders_delete,

@@ -34,6 +34,10 @@ DELETE FROM notices WHERE sale = $1;
 -- What was asked for after the sale.
 DELETE FROM order_requests r USING orders o WHERE r.order_id = o.id AND o.sale = $1;
 
+-- entries_delete --
+-- The codes of its entries.
+DELETE FROM entries e USING orders o WHERE e.order_id = o.id AND o.sale = $1;
+
 -- order_items_delete --
 -- What was ordered.
 DELETE FROM order_items i USING orders o WHERE i.order_id = o.id AND o.sale = $1;

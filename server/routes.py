@@ -8,6 +8,7 @@ from __future__ import annotations
 from onsale.auth import errors as auth_errors
 from onsale.catalog import errors as catalog_errors
 from onsale.checkout import cancellation_handlers as cancellations
+from onsale.checkout import entry_handlers as entries
 from onsale.checkout import errors as checkout_errors
 from onsale.checkout import handlers as checkout
 from onsale.checkout import notice_handlers as notices
@@ -19,7 +20,7 @@ from onsale.queue import schemas as line_schemas
 from onsale.server.account_routes import ACCOUNTS
 from onsale.server.catalogue_routes import CATALOGUE
 from onsale.server.pages import account as account_pages
-from onsale.server.pages import alarms, console, desk, documents, entry, lists, products, shop, waiting
+from onsale.server.pages import alarms, console, desk, documents, door, entry, lists, products, shop, waiting
 from onsale.server.pages import checkout as checkout_pages
 from onsale.server.pages import notices as notice_pages
 from onsale.server.route import PAGE, PAGE_BY_ID, Query, Route, page
@@ -170,6 +171,20 @@ CHECKOUT = (
         headers=("Idempotency-Key",), problems=AFTER_SALE_PROBLEMS,
     ),
     Route(
+        "GET", "/v1/orders/{order}/entries", entries.list_entries, "list_entries",
+        "The codes that let in whoever shows them, of an order of entries.", "holder",
+        reply=checkout_schemas.EntryList, problems=(checkout_errors.OrderUnknown,),
+    ),
+    Route(
+        "POST", "/v1/redemptions", entries.redeem, "redeem",
+        "Let in whoever shows this code of yours, once, on its day.", "seller",
+        body=checkout_schemas.RedeemRequest, reply=checkout_schemas.RedemptionReply,
+        problems=(
+            checkout_errors.EntryUnknown, checkout_errors.EntryRedeemed, checkout_errors.EntryVoid,
+            checkout_errors.EntryNotYet, checkout_errors.EntryExpired,
+        ),
+    ),
+    Route(
         "GET", "/v1/sales/{sale}/orders", checkout.of_sale, "list_sale_orders", "Orders of a sale, newest first.",
         "operator", reply=checkout_schemas.OperatorPage, problems=(catalog_errors.SaleUnknown,),
         query=(*ORDER_FILTERS, Query("buyer", {"type": "string"}, "Only orders of this buyer.")),
@@ -290,6 +305,7 @@ PAGES = (
     *checkout_pages.ROUTES,
     *notice_pages.ROUTES,
     *desk.ROUTES,
+    *door.ROUTES,
     *console.ROUTES,
 )
 

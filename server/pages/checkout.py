@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import segno
 from aiohttp import web
 
 from onsale.auth.account_handlers import address_of
 from onsale.auth.middleware import ADDRESS_BOOK
 from onsale.auth.requests import body_digest, form_fields
 from onsale.checkout.aftersale import Asking
+from onsale.checkout.entries import GOOD
+from onsale.checkout.entry_handlers import ENTRIES, entry_reply
 from onsale.checkout.handlers import AFTER_SALE, FLOW, READS
 from onsale.checkout.orders import Page
-from onsale.checkout.schemas import CancelRequest, ItemRequest, PaymentRequest, ReserveRequest
+from onsale.checkout.schemas import CancelRequest, ItemRequest, OrderDetail, PaymentRequest, ReserveRequest
 from onsale.checkout.states import OrderState
 from onsale.server.pages.access import (
     converted,
@@ -81,6 +86,7 @@ async def show_order(request: web.Request) -> web.Response:
         request,
         "order.html",
         order=plain(order),
+        entries=await _entries(request, found.account, order),
         outlook=await request.app[AFTER_SALE].outlook(found.account, order.order),
         left_ms=left_ms(order.expires_at),
         key=new_key(),
@@ -154,6 +160,20 @@ async def send_back(request: web.Request) -> web.Response:
     """Ask to send a delivered order back."""
     await request.app[AFTER_SALE].request_return(await _asking(request))
     return onward(named(request, "/orders/{order}"))
+
+
+async def _entries(request: web.Request, buyer: str, order: OrderDetail) -> list[dict[str, Any]]:
+    """What the door lets in by, each with a picture that it can scan."""
+    if not (order.recorded and order.state in GOOD):
+        return []
+    found = await request.app[ENTRIES].of(buyer, order.order)
+    return [plain(entry_reply(entry)) | {"picture": _picture(entry.code)} for entry in found]
+
+
+def _picture(code: str) -> str:
+    """Black on white in the dark too: scanners want it so."""
+    picture: str = segno.make(code, error="m", micro=False).svg_data_uri(scale=5, border=4, dark="#000", light="#fff")
+    return picture
 
 
 async def _asking(request: web.Request) -> Asking:

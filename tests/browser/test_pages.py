@@ -100,7 +100,7 @@ PAGES = {
     ),
     "operator": (
         *("/console", "/approvals", "/desk", "/desk/vendor", "/desk/products", "/desk/sales"),
-        *("/desk/products/{product}", "/desk/products/{product}/stock"),
+        *("/desk/products/{product}", "/desk/products/{product}/stock", "/desk/door"),
     ),
 }
 

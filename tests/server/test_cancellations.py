@@ -183,9 +183,7 @@ async def test_a_second_has_its_measure(system: System, monkeypatch: pytest.Monk
     assert 202 == (await cancel(system, sale, 3_000)).status
 
     await asyncio.gather(*(SaleCanceller(pool, AfterSale(pool)).tick() for _ in range(8)))
-    await system.until(
-        f"/v1/sales/{sale}/cancellation", system.manager, lambda told: told["cancelled"]["orders"] == 2
-    )
+    await system.until(f"/v1/sales/{sale}/cancellation", system.manager, lambda told: told["cancelled"]["orders"] == 2)
     await SaleCanceller(pool, AfterSale(pool)).tick()
     after = await look(system, sale)
     monkeypatch.undo()
