@@ -74,9 +74,10 @@ SIMULATED = """
 ## In every order of steps
 
 Real processes meet the orders of steps that their machine happens to give them. `python -m bench.interleavings` draws
-them from a seed instead: the real checkout code and the real scripts run between models of Redis, Postgres and a
-provider, on an event loop in which chance decides what runs next; requests and answers are lost or late, processes are
-killed or stopped at any step, the shop's Redis restarts with all it had, with what it had a while ago, or with nothing.
+them from a seed instead: the real code of checkout and line, and the real scripts, run between models of Redis,
+Postgres and a provider, on a loop in which chance decides what runs next; requests and answers are lost or late,
+processes are killed or stopped at any step, the shop's Redis restarts with all it had, with what it had a while ago, or
+with nothing.
 After each change, and once whoever is left has finished, the invariants are checked. The same seed is the same run, bit
 by bit; `--trace SEED` shows it. What the models are, and what they leave out, is in `bench/README.md`.
 

@@ -15,9 +15,12 @@ from onsale.checkout.idempotency import Outcome
 from onsale.checkout.inventory import Held
 from onsale.checkout.ports import Method
 from onsale.checkout.schemas import AmendRequest, ItemRequest, PaymentRequest, ReserveRequest
+from onsale.queue.line import Line
+from onsale.queue.states import TicketState, TicketView
 from onsale.server.problems import problem_of
 
 TRIES_MAX = 6
+POLLS_MAX = 12
 
 
 @dataclass
@@ -39,6 +42,7 @@ class Crowd:
         self.told: dict[str, Told] = {}
         # Processes answered with what no rule foresees.
         self.surprises: list[str] = []
+        self.places: dict[int, str] = {}
         self._numbers = 0
 
     async def run(self) -> None:
@@ -54,7 +58,13 @@ class Crowd:
         rng, world = self._rng, self._world
         products = rng.sample(PRODUCTS, 1 + (rng.random() < 0.4))
         wanted = ReserveRequest(tuple(ItemRequest(product, 1 + (rng.random() < 0.2)) for product in products))
-        token = world.passes.mint(sale=SALE, buyer=buyer, turn=turn, lane="general", epoch=1, iat_ms=0, exp_ms=NEVER_MS)
+        exp_ms = NEVER_MS
+        if world.plan.line:
+            seat = await self._wait(buyer)
+            if seat is None:
+                return
+            turn, exp_ms = seat.turn, seat.pass_exp_ms
+        token = world.passes.mint(sale=SALE, buyer=buyer, turn=turn, lane="general", epoch=1, iat_ms=0, exp_ms=exp_ms)
         key = self._key("reserve", buyer)
         held = await self._ask(buyer, "reserve", lambda web: web["flow"].reserve(SALE, buyer, token, wanted, key))
         if not isinstance(held, Held):
@@ -72,6 +82,34 @@ class Crowd:
             other = AmendRequest((ItemRequest(rng.choice(PRODUCTS), 1),))
             await self._ask(buyer, "amend", lambda web: web["flow"].amend(buyer, held.order, token, other))
         await self._pay(buyer, held.order)
+
+    async def _wait(self, buyer: str) -> TicketView | None:
+        """Join, and poll until let in; None when patience ends, or the line has."""
+        keys = self._world.line_keys
+        joined = await self._ask(buyer, "join", lambda web: web["line"].join(keys, buyer))
+        if not isinstance(joined, tuple):
+            return None
+        place = joined[0].place
+        if self.places.setdefault(place, buyer) != buyer:
+            self.surprises.append(f"I4: place {place} is {buyer}'s and {self.places[place]}'s")
+        for _ in range(POLLS_MAX):
+            await asyncio.sleep(0.2 + self._rng.random() * 0.4)
+            view = await self._ask(buyer, "poll", lambda web: self._poll(web["line"], place))
+            if isinstance(view, TicketView) and view.state is TicketState.ADMITTED:
+                return view
+            if isinstance(view, TicketView) and not view.state.is_living:
+                return None
+        await self._ask(buyer, "leave", lambda web: web["line"].leave(keys, place))
+        return None
+
+    async def _poll(self, line: Line, place: int) -> TicketView | None:
+        """A sign of life, and how the ticket stands; being told is taking."""
+        keys = self._world.line_keys
+        await line.sign(keys, [place])
+        view = await line.look(keys, place)
+        if view is not None and view.state is TicketState.ADMITTED and view.told_ms == 0:
+            view = await line.take(keys, place)
+        return view
 
     async def _pay(self, buyer: str, order: str) -> None:
         for _ in range(1 + (self._rng.random() < 0.6)):
@@ -101,7 +139,8 @@ class Crowd:
             copies = [self._once(call) for _ in range(2 if self._rng.random() < 0.15 else 1)]
             answers = await asyncio.gather(*copies, return_exceptions=True)
             found = next((answer for answer in answers if not _is_to_be_asked_again(answer)), answers[0])
-            world.note(buyer, f"{what}: {_said(found)}")
+            if what != "poll" or _said(found) != "waits":
+                world.note(buyer, f"{what}: {_said(found)}")
             if isinstance(found, Confirmation) and found.ending.outcome is Outcome.OPEN:
                 await asyncio.sleep(self._rng.random())
                 continue
@@ -143,6 +182,10 @@ def _is_to_be_asked_again(found: Any) -> bool:
 
 
 def _said(found: Any) -> str:
+    if isinstance(found, tuple):
+        found = found[0]
+    if isinstance(found, TicketView):
+        return "waits" if found.state is TicketState.WAITING else f"{found.place} {found.state} {found.turn}"
     if isinstance(found, Held):
         return f"held {found.order[-5:]}{' again' if found.is_replay else ''}"
     if isinstance(found, Confirmation):

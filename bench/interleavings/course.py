@@ -102,11 +102,17 @@ def draw(rng: random.Random) -> Plan:
         lost_requests=rng.choice((0.0, 0.0, 0.002, 0.02)), lost_answers=rng.choice((0.0, 0.0, 0.002, 0.02)),
         slow=rng.choice((0.0, 0.01, 0.05)), slow_s=rng.choice((0.05, 0.5, 1.5)),
     )  # fmt: skip
+    line = rng.random() < 0.3
+    if line:
+        faults += [
+            (rng.random() * lasts_s, rng.choice(("kill admitter", "stop admitter"))) for _ in range(rng.randrange(2))
+        ]
     return Plan(
         buyers=rng.randint(3, 8), stock=rng.randint(1, 5), over=int(rng.random() < 0.08),
         limit=rng.choice((1, 2, 2, 4)),
         hold_ttl_s=rng.choice((2, 4, 10)), webs=rng.randint(1, 2), flushers=rng.randint(1, 2), workers=1,
         weather=weather, faults=tuple(faults), lasts_s=lasts_s, moves=rng.choice((0, 0, 0, 1, 2)),
+        line=line, rate_centi=rng.choice((150, 600, 2_000)), active_max=rng.choice((1, 3, 6, 10)),
     )  # fmt: skip
 
 
@@ -114,7 +120,8 @@ async def _course(world: World, crowd: Crowd) -> None:
     plan = world.plan
     world.note("plan", str(plan))
     await _open(world)
-    for kind, count in (("web", plan.webs), ("flusher", plan.flushers), ("worker", plan.workers)):
+    kinds = {"web": plan.webs, "flusher": plan.flushers, "worker": plan.workers, "admitter": 2 * plan.line}
+    for kind, count in kinds.items():
         for number in range(count):
             if f"{kind}{number}" not in world.running:
                 world.start(kind, f"{kind}{number}")
@@ -131,6 +138,8 @@ async def _open(world: World) -> None:
     world.start("worker", "worker0")
     while world.sale["shop_epoch"] == 0 or not _is_loaded(world):
         await asyncio.sleep(0.05)
+    if world.plan.line:
+        await world.open_line()
     data = world.shop.model.data[world.keys.stock.encode()]
     for product in PRODUCTS:
         for name in ("free", "stock"):

@@ -41,6 +41,11 @@ class Judge:
         self._server = ("", 0)
         # The highest watermark seen of each stream.
         self._upto: dict[Key, str] = {}
+        self._let_in: set[int] = set()
+        # Who waited when the line was last looked at, and how far its admissions were read then.
+        self._waiting: set[int] = set()
+        self._admissions = (0, 0)
+        world.line.watchers.append(self.look_at_line)
         world.shop.watchers.append(self.look_at_shop)
         world.postgres.watchers.append(self.look_at_record)
         world.provider.on_charge = self.look_at_charge
@@ -71,6 +76,22 @@ class Judge:
                 self._orders[order] = packed
                 self._look_at_order(order, _order(packed))
 
+    def look_at_line(self) -> None:
+        """I5, after each script: nobody was let in before somebody who waited already, at a lower place, and lives.
+        Runs are shorter than the grace: everybody lives."""
+        data, keys = self._world.line.model.data, self._world.line_keys
+        waiting = {int(place) for place in data.get(keys.waiting.encode()) or ()}
+        stream = data.get(keys.admissions.encode())
+        if stream is not None and stream.last != self._admissions:
+            passed = self._waiting & waiting
+            for entry, fields in stream.entries.items():
+                if entry > self._admissions and passed:
+                    places = [int(place) for place in fields[fields.index(b"places") + 1].split(b",")]
+                    if max(places) > min(passed):
+                        self.blame(f"I5: {max(places)} was let in before {min(passed)}")
+            self._admissions = stream.last
+        self._waiting = waiting
+
     def _look_at_units(self, stock: Mapping[bytes, bytes]) -> None:
         for product in PRODUCTS:
             units = {name: int(stock.get(f"{product}:{name}".encode(), b"0")) for name in (*COUNTERS, "stock")}
@@ -78,7 +99,7 @@ class Judge:
                 self.blame(f"I1: units of {product} do not add up: {units}")
             if min(units[name] for name in COUNTERS if name != "free") < 0:
                 self.blame(f"I1: units below zero: {units}")
-            if units["free"] < 0 and not self._world.plan.loses_data:
+            if units["free"] < 0 and not (self._world.plan.loses_data or self._world.plan.over):
                 self.blame(f"I1: free below zero and nothing was lost: {units}")
 
     def _look_at_order(self, order: bytes, view: PackedOrder) -> None:
@@ -109,12 +130,36 @@ class Judge:
                 self.blame(f"I2: {row}")
             elif table == "poison":
                 self.blame(f"an event could not be recorded: {row['error'][:80]}")
+            elif table == "admissions":
+                self._look_at_admission(row)
             elif table == "refusals":
                 self._world.note("record", f"{row['order_id'][-5:]} refused: {row['reason']}")
                 if row["reason"] == "stock" and not self._world.plan.loses_data and not self._world.plan.over:
                     self.blame("Redis promised a unit that the record does not have, and nothing was lost")
             elif table == "orders":
                 self._world.note("record", f"{key[0][-5:]} {row['state']}, claim {row['claim']}")
+
+    def _look_at_admission(self, row: Row) -> None:
+        """I5, I6: who was let in, in which order, and how many were in then."""
+        self._world.note("record", f"let in {row['places']}, {row['active']} of {row['active_max']}")
+        if row["active"] > row["active_max"]:
+            self.blame(f"I6: {row['active']} are in, at most {row['active_max']}")
+        # Whoever was let in before and not told may come again.
+        fresh = [place for place in row["places"] if place not in row["returners"] and place not in self._let_in]
+        if fresh != sorted(fresh) or (fresh and self._let_in and fresh[0] < max(self._let_in)):
+            self.blame(f"I5: {fresh} were let in after {max(self._let_in, default=0)}")
+        self._let_in.update(row["places"])
+
+    def _rate(self) -> None:
+        """I6: over every stretch of time no more were let in than the rate and its burst allow."""
+        rows = sorted(self._world.postgres.rows("admissions"), key=lambda row: row["at"])
+        for first, one in enumerate(rows):
+            people = 0
+            for row in rows[first:]:
+                people += len(row["places"])
+                most = row["burst"] + row["rate_milli"] * (row["at"] - one["at"]) / 1e6
+                if people > most + 1e-6:
+                    self.blame(f"I6: {people} let in within {row['at'] - one['at']} ms, at most {most:.2f}")
 
     def look_at_charge(self, asked: Attempt) -> None:
         """No money moves before the unit is durably the buyer's."""
@@ -151,6 +196,7 @@ class Judge:
         self._money()
         self._limits()
         self._streams()
+        self._rate()
         if not self._world.plan.over:
             self._stores_agree()
 

@@ -123,6 +123,22 @@ def _trust_any_server(text: str) -> str:
     )
 
 
+class LastComeFirst(Plant):
+    """The line lets in from its end."""
+
+    def plan(self, plan: Plan, rng: random.Random) -> Plan:
+        return replace(plan, line=True, rate_centi=150, active_max=6, buyers=8)
+
+    def prepare(self, world: World) -> None:
+        world.line.model.rewrite = _last_come_first
+
+
+def _last_come_first(text: str) -> str:
+    if not text.startswith("--[[ Let in the first of the living"):
+        return text
+    return _rewritten(text, ("offset + wanted - #chosen + 15)", 'offset + wanted - #chosen + 15, "REV")'))
+
+
 PLANTS: Mapping[str, type[Plant]] = {
     "drop-the-pin": DropThePin,
     "acknowledge-before-commit": AcknowledgeBeforeCommit,
@@ -130,4 +146,5 @@ PLANTS: Mapping[str, type[Plant]] = {
     "check-before-lock": CheckBeforeLock,
     "compare-before-lock": CompareBeforeLock,
     "trust-any-server": TrustAnyServer,
+    "last-come-first": LastComeFirst,
 }

@@ -289,6 +289,7 @@ class Session:
 
     def begin(self) -> None:
         self._check()
+        assert self.transaction is None
         self.transaction = self._server.transaction(self._server)
         self._rest()
 
@@ -316,9 +317,13 @@ class Session:
             await self._server.breathe()
             found = await self._server.handlers[query](transaction, *args)
         except BaseException:
-            # A failed statement leaves its transaction to be rolled back, and nothing of it is seen meanwhile.
+            # A failed statement leaves its transaction, with its locks, to be rolled back.
             if is_alone:
                 transaction.end(commits=False)
+            elif self._is_abandoned:
+                self.end()
+            else:
+                self._rest()
             raise
         if is_alone:
             transaction.end(commits=True)
@@ -367,10 +372,12 @@ class Connection:
     def __init__(self, network: Network, session: Session) -> None:
         self._network = network
         self._session = session
+        # Known here before the other end knows.
+        self._is_broken = False
 
     @property
     def is_open(self) -> bool:
-        return self._session.is_open
+        return self._session.is_open and not self._is_broken
 
     async def execute(self, query: str, *args: Any, timeout: float | None = None) -> Any:
         return await self._run(query, args)
@@ -395,7 +402,7 @@ class Connection:
         await self._call(self._session.begin)
 
     async def finish(self, *, commits: bool) -> None:
-        if commits or self._session.is_open:
+        if commits or self.is_open:
             await self._call(lambda: self._session.finish(commits=commits))
 
     async def _run(self, query: str, args: Sequence[Any]) -> list[Record]:
@@ -403,13 +410,17 @@ class Connection:
         return [Record(row) for row in rows or ()]
 
     async def _call(self, serve: Callable[[], Any]) -> Any:
+        if self._is_broken:
+            raise asyncpg.InterfaceError("connection is closed")
         try:
             return await self._network.call(serve)
         except Lost:
+            self._is_broken = True
             self._network._later(self._network.delay_s(), self._session.abandon)
             raise asyncpg.ConnectionDoesNotExistError("connection was lost") from None
         except asyncio.CancelledError:
             # Whoever gives up cancels the statement and drops the connection.
+            self._is_broken = True
             self._network._later(self._network.delay_s(), self._session.end)
             raise
 

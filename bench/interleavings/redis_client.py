@@ -114,6 +114,9 @@ class RedisClient:
     async def hget(self, key: str, field: str) -> Any:
         return await self._command("HGET", key, field)
 
+    async def get(self, key: str) -> Any:
+        return await self._command("GET", key)
+
     async def hset(self, key: str, field: str, value: Any) -> Any:
         return await self._command("HSET", key, field, value)
 

@@ -43,6 +43,7 @@ completer = statement("onsale.checkout", "completer.sql")
 webhooks = statement("onsale.checkout", "webhooks.sql")
 moves = statement("onsale.catalog", "moves.sql")
 sales = statement("onsale.catalog", "sales.sql")
+numbering = statement("onsale.queue", "numbering.sql")
 
 
 def checks() -> dict[str, list[Callable[[Row], None]]]:
@@ -114,8 +115,25 @@ async def sales_all(tx: Transaction, sale: str | None) -> Rows:
             }
             for item in tx.scan("sale_items", lambda i, s=row["id"]: i["sale"] == s and s != "_shop")
         ]
-        rows.append({**row, "items": json.dumps(sorted(items, key=lambda i: i["product"]))})
+        known = {name: value for name, value in row.items() if name != "line_run"}
+        rows.append({**known, "items": json.dumps(sorted(items, key=lambda i: i["product"]))})
     return sorted(rows, key=lambda row: row["no"])
+
+
+@numbering
+async def place_ceiling_raise(tx: Transaction, sale: str, epoch: int, run: str, ceiling: int, block: int) -> Rows:
+    raised = await tx.update(
+        "sales", [(sale,)],
+        lambda s: (s["line_epoch"], s["line_run"]) == (epoch, run) and s["place_ceiling"] <= ceiling,
+        lambda s: {"place_ceiling": s["place_ceiling"] + block},
+    )  # fmt: skip
+    return [{"place_ceiling": row["place_ceiling"]} for row in raised]
+
+
+@numbering
+async def place_ceiling(tx: Transaction, sale: str, epoch: int, run: str) -> Rows:
+    found = tx.scan("sales", lambda s: (s["id"], s["line_epoch"], s["line_run"]) == (sale, epoch, run))
+    return [{"place_ceiling": row["place_ceiling"]} for row in found]
 
 
 # --- flusher ---------------------------------------------------------------------------------------------------------

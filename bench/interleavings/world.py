@@ -10,6 +10,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from bench.interleavings.loop import EPOCH_NS, PROCESS, Process, SeededLoop
 from bench.interleavings.network import Network, Weather
 from bench.interleavings.postgres_model import Pool, PostgresModel, Row, Transaction
@@ -21,7 +23,7 @@ from onsale.auth.keys import Keyring
 from onsale.auth.passes import Passes
 from onsale.auth.sealing import Sealer
 from onsale.catalog.moves import Moves
-from onsale.catalog.sales import SaleBook
+from onsale.catalog.sales import Policy, SaleBook
 from onsale.checkout.backlog import Backlog
 from onsale.checkout.completer import Completer, CompleterPolicy, CompleteTick
 from onsale.checkout.driving import DrivePolicy
@@ -35,11 +37,18 @@ from onsale.checkout.record.flusher import Flusher, FlushTick, Lane
 from onsale.checkout.record.rebuild import Rebuilder, RebuildTick
 from onsale.checkout.record.watermark import RecordFeed
 from onsale.checkout.webhooks import Inbox
-from onsale.lua.keys import ShopKeys
+from onsale.lua.keys import LineKeys, ShopKeys
+from onsale.lua.line import LineScripts, Settings
+from onsale.queue.admitter import Admitter, AdmitterTick
+from onsale.queue.holders import Holders
+from onsale.queue.line import Line
+from onsale.queue.numbering import Numbering
 
 SALE, PRODUCTS, PRICE = "drop", ("hat", "jacket"), 1_000
 KEYRING = Keyring([b"a secret for simulations, long enough"])
 NEVER_MS = 4_000_000_000_000
+PASS_TTL_MS, TURN_TTL_MS, ABSENT_AFTER_MS = 6_000, 3_000, 40_000
+PLACES_FIRST = 3
 # Times are short, so that what they bound is met within a run.
 DRIVE = DrivePolicy(drive_ms=3_000, call_ms=1_200, patience_ms=1_500)
 COMPLETING = CompleterPolicy(
@@ -70,6 +79,10 @@ class Plan:
     faults: tuple[tuple[float, str], ...]
     lasts_s: float
     moves: int
+    # Whether people stand in line for their passes, and how fast they are let in.
+    line: bool
+    rate_centi: int
+    active_max: int
 
     @property
     def loses_data(self) -> bool:
@@ -135,6 +148,23 @@ class World:
     def keys(self) -> ShopKeys:
         return ShopKeys(SALE, self.sale["shop_epoch"])
 
+    @property
+    def line_keys(self) -> LineKeys:
+        return LineKeys(SALE, 1)
+
+    async def open_line(self) -> None:
+        """The line of a new sale, with so few places reserved that more are asked for in each run."""
+        client: Any = RedisClient(self.line)
+        settings = Settings(
+            opens_at_ms=0, closes_at_ms=NEVER_MS, draining=0, message="", policy_version=1, mode="manual",
+            rate_centi=self.plan.rate_centi, active_max=self.plan.active_max, pass_ttl_ms=PASS_TTL_MS,
+            turn_ttl_ms=TURN_TTL_MS, absent_after_ms=ABSENT_AFTER_MS, holders=(),
+        )  # fmt: skip
+        run_id = self.line.model.run_id
+        await LineScripts(client).register(
+            self.line_keys, settings, is_again=False, run_id=run_id, tail=0, ceiling=PLACES_FIRST
+        )
+
     # processes
 
     def start(self, kind: str, name: str) -> Running:
@@ -143,7 +173,8 @@ class World:
         process = Process(f"{name}.{self.starts}", skew_ms=self.rng.randint(-300, 300))
         running = Running(process, kind, Pool(self.network, self.postgres))
         self.running[name] = running
-        make = {"web": self._web, "flusher": self._flusher, "worker": self._worker}[kind]
+        kinds = {"web": self._web, "flusher": self._flusher, "worker": self._worker, "admitter": self._admitter}
+        make = kinds[kind]
         self.spawn(process, make(running))
         self.note(process.name, "started")
         return running
@@ -168,12 +199,16 @@ class World:
         provider = ProviderClient(self.network, self.provider)
         pool: Any = running.pool
         ports: Any = _NoPorts()
+        client: Any = RedisClient(self.line)
+        line = Line(client, Numbering(pool), Holders(pool), inventory, book)
+        times: Any = _PassTimes(line, self.line_keys) if self.plan.line else ports
         orders = Orders(pool)
         running.parts["flow"] = self.flow(
             book=book, inventory=inventory, feed=feed, orders=orders, providers={"sandbox": provider},
-            sealer=Sealer(KEYRING), passes=self.passes, offers=ports, carts=ports, pass_times=ports,
+            sealer=Sealer(KEYRING), passes=self.passes, offers=ports, carts=ports, pass_times=times,
             driver=running.process.name, policy=FlowPolicy(confirm_patience_ms=2_500, drive=DRIVE),
         )  # fmt: skip
+        running.parts["line"] = line
         running.parts["reads"] = Reads(book, inventory, orders, Sealer(KEYRING))
 
     async def _flusher(self, running: Running) -> None:
@@ -183,7 +218,7 @@ class World:
         line: Any = RedisClient(self.line)
         flusher = Flusher(pool, shop, line, inventory)
         running.parts["flusher"] = flusher
-        for lane in (flusher.money, flusher.holdings):
+        for lane in flusher.lanes if self.plan.line else flusher.lanes[:2]:
             lane.__class__ = self.lane
             self._loop(running, f"flush {lane.stream}", lambda lane=lane: lane.tick(400 * self.pace), 0.0)
 
@@ -203,6 +238,12 @@ class World:
         self._loop(running, "reap", Reaper(inventory, book).tick, 0.5)
         if self.plan.moves:
             self._loop(running, "move", StockMover(Moves(pool), inventory).tick, 0.5)
+
+    async def _admitter(self, running: Running) -> None:
+        book, inventory, _ = await self._common(running, hears=False)
+        client: Any = RedisClient(self.line)
+        admitter = Admitter(client, book, inventory)
+        self._loop(running, "admit", admitter.tick, 0.3)
 
     async def _common(self, running: Running, *, hears: bool = True) -> tuple[SaleBook, Inventory, RecordFeed]:
         pool: Any = running.pool
@@ -231,6 +272,8 @@ class World:
                     self.on_failure(name, error)
                     await asyncio.sleep(0.1 + every_s)
                     continue
+                if isinstance(found, AdmitterTick):
+                    found = found if any(sale.admitted or sale.freed or sale.untold for sale in found.sales) else None
                 if name != "feed" and found is not None and found != QUIET.get(type(found)):
                     self.note(running.process.name, f"{name}: {found}")
                 await asyncio.sleep(
@@ -238,6 +281,12 @@ class World:
                 )
 
         self.spawn(running.process, forever())
+
+    def _policy(self) -> Policy:
+        return Policy(
+            rate_centi=self.plan.rate_centi, active_max=self.plan.active_max, pass_ttl_s=PASS_TTL_MS // 1000,
+            turn_ttl_s=TURN_TTL_MS // 1000, absent_after_s=ABSENT_AFTER_MS // 1000,
+        )  # fmt: skip
 
     def _run_id(self) -> str:
         return f"{self.rng.getrandbits(160):040x}"
@@ -249,9 +298,9 @@ class World:
             "id": SALE, "no": 7, "title": "Drop", "opens_at_ms": 0, "planned_at_ms": 0, "vendor": None,
             "is_approved": True, "closes_at_ms": NEVER_MS, "draining": False, "closed": False,
             "limit_per_buyer": plan.limit, "hold_ttl_s": plan.hold_ttl_s, "guests": False, "opening": "fifo",
-            "message": None, "policy": '{"mode":"manual","rate_centi":2000,"active_max":100}', "policy_version": 1,
+            "message": None, "policy": msgspec.json.encode(self._policy()).decode(), "policy_version": 1,
             "paused_by": [], "revert_at_ms": 0, "revert_to": None, "revert_paused": None, "refunding": None,
-            "line_epoch": 1, "shop_epoch": 0, "place_ceiling": 100_000,
+            "line_epoch": 1, "shop_epoch": 0, "place_ceiling": PLACES_FIRST, "line_run": self.line.model.run_id,
         }  # fmt: skip
         tx.writes["sales", (SALE,)] = sale
         for product in PRODUCTS:
@@ -271,6 +320,17 @@ QUIET = {
     type(tick): tick
     for tick in (FlushTick(), RebuildTick(), CompleteTick(), ReapTick(0, False), MoveTick(0, 0, 0, False))
 }
+
+
+class _PassTimes:
+    """The line's word on passes, as the server binds it."""
+
+    def __init__(self, line: Line, keys: LineKeys) -> None:
+        self._line = line
+        self._keys = keys
+
+    async def until_ms(self, sale: str, turn: str) -> int:
+        return await self._line.pass_until(self._keys, turn) or 0
 
 
 class _NoPorts:
