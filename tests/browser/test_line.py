@@ -13,12 +13,13 @@ pytestmark = MARKS
 
 VECTORS = Path(__file__).parents[1] / "vectors" / "line.json"
 COMPUTED = """async ([script, cases]) => {
-  const { ahead } = await import(script);
-  return cases.map((one) => one.ahead.map(([place]) => [place, ahead(one.document, place)]));
+  const { ahead, odds } = await import(script);
+  const told = (one, of) => one.ahead.map(([place]) => [place, of(one.document, place)]);
+  return cases.flatMap((one) => [told(one, ahead), told(one, odds)]);
 }"""
 
 
-async def test_the_browser_computes_positions_as_the_server_does(system: System, browser: Browser) -> None:
+async def test_the_browser_computes_positions_and_odds_as_the_server_does(system: System, browser: Browser) -> None:
     """`line.js` as it is served agrees with every published example."""
     cases = json.loads(VECTORS.read_text("utf-8"))["cases"]
     page = await browser.new_page()
@@ -27,4 +28,4 @@ async def test_the_browser_computes_positions_as_the_server_does(system: System,
 
     computed = await page.evaluate(COMPUTED, [f"{served[0]}line.js", cases])
 
-    assert [case["ahead"] for case in cases] == computed
+    assert [case[what] for case in cases for what in ("ahead", "odds")] == computed

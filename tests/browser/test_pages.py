@@ -19,7 +19,7 @@ async def waiting(context: BrowserContext, system: System, sale: str) -> Page:
 
 
 async def test_tabs_share_one_stream(system: System, browser: Browser, sale: str) -> None:
-    """Three tabs open one stream; when the tab that listens is closed, another goes on."""
+    """Three tabs open one stream, and all say what it says; when the tab that listens is closed, another goes on."""
     context = await browser.new_context(locale="en-US")
     streams: list[str] = []
     context.on("request", lambda request: streams.append(request.url) if request.url.endswith("/events") else None)
@@ -28,6 +28,7 @@ async def test_tabs_share_one_stream(system: System, browser: Browser, sale: str
     for page in others:
         await page.goto(system.base + sale)
         await expect(page.locator("#how")).to_have_text("live")
+        await expect(page.locator("#odds.likely")).to_contain_text("very likely left")
     assert 1 == len(streams)
 
     await first.close()
