@@ -94,11 +94,13 @@ class AfterSale:
         return Outlook("return" if may_return else "cancel", _given_back(row, lines), row["currency"])
 
     async def cancel_in_full(self, order: str, reason: str) -> bool:
-        """Cancel an order because its sale is cancelled: everything is given back. False where it is too late, or
-        was done."""
+        """Cancel an order because its sale is cancelled: everything is given back. False where it is too late (shipped,
+        an entry of it redeemed), or was done."""
         async with self._transaction() as conn:
             row = await self._lock(conn, order)
-            return row is not None and await self._end(conn, row, OrderState.CANCELLED, reason, is_in_full=True)
+            if row is None or await conn.fetchval(SQL.is_redeemed, order):
+                return False
+            return await self._end(conn, row, OrderState.CANCELLED, reason, is_in_full=True)
 
     async def finish_return(self, order: str) -> bool:
         """What was sent back has come: refunded, restocked. False where that was done."""

@@ -16,7 +16,7 @@ SELECT o.id, o.sale, o.buyer, o.state, o.claim, o.ships_on IS NOT NULL AS is_vis
 
 -- is_redeemed --
 -- Whether a unit of it has let somebody in. Asked under the order's lock, which the door takes too.
-SELECT EXISTS (SELECT FROM entries WHERE order_id = $1 AND redeemed_at IS NOT NULL);
+SELECT is_redeemed($1);
 
 -- order_outlook --
 -- What a request of its buyer would be judged by at this moment. Nothing is locked: the request itself decides.
@@ -28,7 +28,7 @@ SELECT o.state, o.currency, o.ships_on IS NOT NULL AS is_visit, s.refunding::tex
   FROM orders o JOIN sales s ON s.id = o.sale
   JOIN order_items i ON i.order_id = o.id JOIN sale_items e ON e.sale = o.sale AND e.product = i.product
  WHERE o.id = $1 AND o.buyer = $2
-   AND NOT EXISTS (SELECT FROM entries t WHERE t.order_id = o.id AND t.redeemed_at IS NOT NULL)
+   AND NOT is_redeemed(o.id)
  GROUP BY o.id, s.id;
 
 -- items_lock --

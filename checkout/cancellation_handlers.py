@@ -33,7 +33,7 @@ class PartReply(msgspec.Struct, frozen=True):
 
 class CancellationReply(msgspec.Struct, frozen=True, kw_only=True):
     """A sale as its cancellation finds it. `open`: to be cancelled and given back in full; `waiting`: not bought yet,
-    they end by themselves; `kept`: shipped, delivered or on their way back; `cancelled`: done."""
+    they end by themselves; `kept`: shipped, delivered, redeemed or on their way back; `cancelled`: done."""
 
     sale: str
     state: CancellationState

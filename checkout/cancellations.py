@@ -3,7 +3,8 @@
 The sale is closed first, so that its figures stand still; the sum is shown; whoever names that sum may cancel. From
 then on nobody pays for anything of it any more, and a worker ends one order after the other, each in a transaction of
 its own that writes the refund with its key before any provider is called. So it does not matter where a worker dies or
-how many run: what is left to do is what the orders say. What was shipped is its buyers', who may send it back.
+how many run: what is left to do is what the orders say. What was shipped is its buyers', who may send it back; whoever
+was let in with an entry has had what was paid for.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ class Part:
 @dataclass(frozen=True, slots=True)
 class Cancellation:
     """A sale as its cancellation finds it. `open`: to be cancelled; `waiting`: not bought yet, they end by themselves;
-    `kept`: shipped already; `cancelled`: done; `refunded`: minor units by currency that have come back."""
+    `kept`: shipped, or somebody was let in with it; `cancelled`: done; `refunded`: minor units by currency that have
+    come back."""
 
     sale: str
     state: CancellationState

@@ -6,7 +6,8 @@ SELECT s.cancelled_at, s.cancel_done_at, s.cancel_key, s.cancel_digest,
 
 -- orders_by_part --
 -- Orders of a sale and what was paid for them, by what a cancellation does with them.
-SELECT CASE WHEN state IN ('confirmed', 'preparing') THEN 'open'
+SELECT CASE WHEN state IN ('confirmed', 'preparing') AND is_redeemed(id) THEN 'kept'
+            WHEN state IN ('confirmed', 'preparing') THEN 'open'
             WHEN state = 'cancelled' THEN 'cancelled'
             WHEN state IN ('reserved', 'confirming') THEN 'waiting'
             ELSE 'kept' END AS part,
@@ -34,11 +35,14 @@ RETURNING id;
 
 -- orders_to_cancel --
 -- The oldest that can be cancelled.
-SELECT id FROM orders WHERE sale = $1 AND state IN ('confirmed', 'preparing') AND claim = 'sold' ORDER BY id LIMIT $2;
+SELECT id FROM orders
+ WHERE sale = $1 AND state IN ('confirmed', 'preparing') AND claim = 'sold' AND NOT is_redeemed(id)
+ ORDER BY id LIMIT $2;
 
 -- sale_finish --
 -- Nothing of it can be cancelled or bought any more.
 UPDATE sales SET cancel_done_at = now()
  WHERE id = $1 AND cancel_done_at IS NULL
-   AND NOT EXISTS (SELECT FROM orders WHERE sale = $1 AND state IN ('reserved', 'confirming', 'confirmed', 'preparing'))
+   AND NOT EXISTS (SELECT FROM orders WHERE sale = $1 AND state IN ('reserved', 'confirming'))
+   AND NOT EXISTS (SELECT FROM orders WHERE sale = $1 AND state IN ('confirmed', 'preparing') AND NOT is_redeemed(id))
 RETURNING id;

@@ -16,6 +16,8 @@ class Scale:
     every_s: float = 1.5
     lasts_s: float = 5.0
     patience_s: float = 240.0
+    # After so many strikes there are no more.
+    times: int = 1_000_000
     # People who only wait, and how often a second they poll, together.
     bystanders: int = 100
     polls_per_s: float = 500.0

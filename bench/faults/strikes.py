@@ -37,11 +37,16 @@ class Trial:
     # Between two strikes of this row.
     every_s: float
     scale: Scale
+    pauses: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     notes: dict[str, Any] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
 
     async def pause(self) -> None:
+        """Until the next strike, if there is one."""
+        self.pauses += 1
+        if self.pauses > self.scale.times:
+            await asyncio.Event().wait()
         await asyncio.sleep(self.every_s * self.chance.uniform(0.5, 1.5))
 
     async def last(self, shortest: float = 0.3) -> None:

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 from catalogue_kit import account, product, vendor
-from contract_kit import new_key
+from contract_kit import new_key, numbers, sale_body
 from page_kit import Browser
 
 from onsale.auth.middleware import COOKIES
@@ -232,6 +232,31 @@ async def test_a_sale_s_entries(system):
 
     assert (404, "entry_unknown") == (await redeem(system, code, stranger)).problem()
     assert 200 == (await redeem(system, code, system.manager)).status
+
+
+async def test_whoever_was_let_in_keeps_the_order_when_its_sale_is_cancelled(system):
+    """It has had what it paid for; the other one gets everything back, and the cancellation comes to its end."""
+    sale = f"visit-{next(numbers)}"
+    body = sale_body(sale, 10, {}, {})
+    body["items"][0]["visit_on"] = (await today(system)).isoformat()
+    assert 201 == (await system.call("POST", "/v1/sales", body, system.manager)).status
+    buyers = await system.buyers(2)
+    orders = [await system.order(sale, buyer) for buyer in buyers]
+    for order, buyer in zip(orders, buyers, strict=True):
+        assert 200 == (await system.pay(order, buyer)).status
+    assert 200 == (await redeem(system, (await codes(system, orders[0], buyers[0]))[0], system.manager)).status
+    path = f"/v1/sales/{sale}"
+    await system.call("POST", f"{path}/closing", token=system.manager)
+    refunds = (await system.call("GET", f"{path}/cancellation", token=system.manager)).json["open"]["amounts"]
+
+    started = await system.call(
+        "POST", f"{path}/cancellation", {"refunds": refunds}, system.manager, Idempotency_Key=new_key()
+    )
+    done = await system.until(f"{path}/cancellation", system.manager, lambda told: told["state"] == "done")
+
+    assert (202, 1000) == (started.status, refunds[0]["amount"])
+    assert (1, 1) == (done["kept"]["orders"], done["cancelled"]["orders"])
+    assert "confirmed" == (await system.call("GET", f"/v1/orders/{orders[0]}", token=buyers[0])).json["state"]
 
 
 async def test_the_door_s_page(system):
