@@ -193,6 +193,8 @@ class Course:
     product: str
     tokens: Sequence[str]
     name: str = "bench"
+    # When so many were bought nothing is left, and whoever still waits goes; 0 = there is enough for all.
+    units: int = 0
 
 
 class _Rider:
@@ -242,7 +244,7 @@ class _Rider:
             course = self._course
             key = f"{course.name}-{self._buyer}"
             self._ask("reserve", reserve(course.sale, course.product, self._token, self._pass, key))
-        elif self._polls >= POLLS_MAX:
+        elif self._polls >= POLLS_MAX or 0 < self._course.units <= self._log.finished:
             self._log.unexpected["never let in"] += 1
             self.start()
         else:

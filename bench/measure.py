@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -142,7 +142,7 @@ class Bench:
     async def f0_us(self) -> float:
         """One round of F0: CPU microseconds a request."""
         with Meter(self.f0) as meter:
-            answered = await _saturate(self.f0.port, [request("GET", "/")], self.plan)
+            answered = await saturate(self.f0.port, [request("GET", "/")], self.plan)
         return meter.us(answered)["web"]
 
 
@@ -171,15 +171,6 @@ async def ours_of(on: System) -> Server:
     return Server("ours", int(on.base.rpartition(":")[2]), pids)
 
 
-async def measure(bench: Bench) -> None:
-    """Every target in turn, as long as there is time."""
-    await machine_floors(bench)
-    await at_rest(bench)
-    for name, step in STEPS.items():
-        if not bench.is_late(name):
-            await step(bench)
-
-
 # --- floors
 
 
@@ -191,7 +182,7 @@ async def machine_floors(bench: Bench) -> None:
             rounds = []
             for _ in range(bench.plan.rounds):
                 with Meter(server) as meter:
-                    answered = await _saturate(server.port, [request("GET", "/")], bench.plan)
+                    answered = await saturate(server.port, [request("GET", "/")], bench.plan)
                 rounds.append(meter.us(answered)["web"])
             found[name] = median(rounds)
     found["charge_client"] = await _charge_client_us(bench) - found["f0"]
@@ -218,12 +209,12 @@ async def _charge_client_us(bench: Bench) -> float:
             rounds = []
             for _ in range(bench.plan.rounds):
                 with Meter(server) as meter:
-                    answered = await _saturate(server.port, [request("GET", "/")], bench.plan)
+                    answered = await saturate(server.port, [request("GET", "/")], bench.plan)
                 rounds.append(meter.us(answered)["web"])
     return median(rounds)
 
 
-async def _saturate(port: int, requests: list[bytes], plan: Plan) -> int:
+async def saturate(port: int, requests: list[bytes], plan: Plan) -> int:
     """Ask in a closed loop; answers how many were answered. Raises when one was not answered well."""
     result: Any = await generate(port, requests, seconds=plan.seconds, connections=plan.connections)
     bad = {status: n for status, n in result["statuses"].items() if status not in ("200", "201")}
@@ -346,7 +337,7 @@ class Buying:
         with Meter(self._bench.ours) as meter:
             replies = await ask_all(self._bench.ours.port, requests, self._bench.plan.connections)
         require_good(replies)
-        return meter.us(len(requests)), replies
+        return meter.us(len(requests)) | {"per_second": round(len(requests) / meter.took_s, 1)}, replies
 
 
 def tickets_of(reply: bytes) -> tuple[str, str]:
@@ -564,12 +555,12 @@ async def _polls(bench: Bench, crowds: Sequence[int]) -> None:
     for waiting in crowds:
         if bench.is_late(f"polls with {waiting:,} waiting"):
             continue
-        requests = await _crowd(bench, f"wait-{waiting}", waiting)
+        requests = await crowd(bench, f"wait-{waiting}", waiting)
         f0, ours = [], []
         for _ in range(bench.plan.rounds):
             f0.append(await bench.f0_us())
             with Meter(bench.ours) as meter:
-                answered = await _saturate(bench.ours.port, requests, bench.plan)
+                answered = await saturate(bench.ours.port, requests, bench.plan)
             ours.append(meter.us(answered) | {"per_second": answered / meter.took_s})
         point = {
             "waiting": waiting,
@@ -585,7 +576,7 @@ async def _polls(bench: Bench, crowds: Sequence[int]) -> None:
     _judge_polls(bench, points)
 
 
-async def _crowd(bench: Bench, sale: str, waiting: int) -> list[bytes]:
+async def crowd(bench: Bench, sale: str, waiting: int) -> list[bytes]:
     """Everyone joins and nobody is let in; the poll of each."""
     tokens = await bench.grow_tokens(waiting)
     await bench.on.create_sale(sale, units=10, rate=0, cap=1)
@@ -717,14 +708,3 @@ async def _is_ready(port: int) -> bool:
     except (OSError, TimeoutError):
         return False
     return b" 200 " in head
-
-
-Step = Callable[[Bench], Awaitable[None]]
-STEPS: dict[str, Step] = {
-    "steps": steps,
-    "polls": polls,
-    "journeys": whole_journeys,
-    "confirmations": confirm_latency,
-    "stock": stock_reads,
-    "crowd": large_crowd,
-}
