@@ -198,16 +198,10 @@ class Subscription:
         self._heard: deque[dict[str, Any]] = deque()
         self._waiting: asyncio.Future[None] | None = None
         self._arrives_at = 0.0
-        self._is_open = False
 
     async def psubscribe(self, pattern: str) -> None:
         self._prefix, self._suffix = pattern.encode().split(b"*", 1)[0], pattern.encode().rsplit(b"*", 1)[1]
         await self._client._call(lambda: self._server.serve(self._listen))
-        self._is_open = True
-
-    async def subscribe(self, *channels: str) -> None:
-        await self._client._call(lambda: self._server.serve(self._listen))
-        self._is_open = True
 
     async def get_message(self, *, timeout: float) -> dict[str, Any] | None:
         if self._on_message not in self._server.model.listeners:
@@ -223,7 +217,6 @@ class Subscription:
         return self._heard.popleft() if self._heard else None
 
     async def aclose(self) -> None:
-        self._is_open = False
         if self._on_message in self._server.model.listeners:
             self._server.model.listeners.remove(self._on_message)
 
