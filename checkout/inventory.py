@@ -422,9 +422,10 @@ class Inventory:
     async def load(self, keys: ShopKeys, snapshot: ShopSnapshot) -> None:
         """Write a whole sale under keys of a new epoch; scripts act on them once the last step has written the run id.
         What a rebuilder that died left under the same keys is removed first. Raises OrderStateConflict when these keys
-        are in use already. Never raises ShopRecovering."""
+        are in use already, or their server has started anew meanwhile and may have lost a step. Never raises
+        ShopRecovering."""
         standing = await self.standing(keys)
-        for step, values in steps(snapshot, standing.at_ms):
+        for step, values in steps(snapshot, standing.at_ms, standing.server_run_id):
             with _store_errors():
                 reply, _ = await self._scripts.shop_load(keys, step, values)
             if reply is Reply.STALE:

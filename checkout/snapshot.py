@@ -92,7 +92,7 @@ class ShopSnapshot:
     moves: tuple[str, ...] = ()
 
 
-def steps(snapshot: ShopSnapshot, now_ms: int) -> Iterator[tuple[str, Sequence[Any]]]:
+def steps(snapshot: ShopSnapshot, now_ms: int, run_id: str) -> Iterator[tuple[str, Sequence[Any]]]:
     """What `shop_load` takes, in order; the last one makes scripts act on the keys."""
     yield "begin", ()
     for step, values in (
@@ -110,7 +110,7 @@ def steps(snapshot: ShopSnapshot, now_ms: int) -> Iterator[tuple[str, Sequence[A
     ):
         for first in range(0, len(values), STEP_MAX):
             yield step, values[first : first + STEP_MAX]
-    yield "register", ()
+    yield "register", (run_id,)
 
 
 def packed_order(order: LiveOrder) -> PackedOrder:

@@ -13,8 +13,10 @@
   KEYS[11] money     stream  consumed by the Flusher
   KEYS[12] holdings  stream  consumed by the Flusher
   KEYS[13] closings  stream  consumed by the line's Admitter
-  ARGV[1] step   ARGV[2] msgpack: field, value, … (hash), score, member, … (zset), members (set) or turn, why, … (closings)
-  Returns {0} | {9} these keys are in use already    Events: turn_closed ]]
+  ARGV[1] step   ARGV[2] msgpack: field, value, … (hash), score, member, … (zset), members (set), turn, why, … (closings) or
+    the run id of the server that was begun on (register)
+  Returns {0} | {9} these keys are in use already, or the server has started anew since and lost steps
+  Events: turn_closed ]]
 -- include: guard
 -- include: shop
 local meta, stock, holds, orders, docs = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
@@ -31,6 +33,7 @@ local WRITES = {
 if step == "begin" then
   redis.call("UNLINK", meta, stock, holds, orders, docs, buyers, turns, keys, ended, moves, money, holdings, closings)
 elseif step == "register" then
+  if server_run_id() ~= values[1] then return {STALE} end
   redis.call("HSET", meta, "run_id", server_run_id())
 elseif step == "closings" then
   -- Told again: what was written just before the loss never reached the line, and its seat would stay taken.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from unittest.mock import AsyncMock
+
 import msgspec
 import pytest
 from redis.asyncio import Redis
@@ -265,3 +268,17 @@ async def test_streams_are_trimmed_well_behind_the_record(shop: Shop) -> None:
 
     assert 500 <= await shop.redis.xlen(KEYS.holdings) <= 600
     assert 500 == len(await shop.redis.xrange(KEYS.holdings, min=str(new)))
+
+
+async def test_a_server_that_started_anew_while_it_was_loaded(
+    shop_redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps written before the server lost everything are missing: nobody sells from what is left."""
+    shop = Shop(shop_redis)
+    begun = replace(await shop.inventory.standing(KEYS), server_run_id="of-the-server-before")
+    monkeypatch.setattr(shop.inventory, "standing", AsyncMock(return_value=begun))
+
+    with pytest.raises(errors.OrderStateConflict):
+        await shop.open(jacket=1)
+
+    assert not await shop_redis.hexists(KEYS.meta, "run_id")
