@@ -58,8 +58,8 @@ class PromptConnection(Connection):
     """
 
     async def send_packed_command(self, command: bytes | str | Iterable[bytes], check_health: bool = True) -> None:
-        writer = self._writer
-        if isinstance(command, list) and self.is_connected and writer is not None and not self.health_check_interval:
+        writer = self._writer if self.is_connected and not self.health_check_interval else None
+        if isinstance(command, list) and writer is not None and not writer.transport.is_closing():
             writer.writelines(command)
             if not writer.transport.get_write_buffer_size():
                 return
