@@ -34,6 +34,7 @@ from onsale.checkout.webhooks import Hint, HintOutcome, Inbox
 
 log = structlog.get_logger()
 Work = TypeVar("Work")
+Done = TypeVar("Done")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,8 @@ class CompleterPolicy:
 
 @dataclass(frozen=True, slots=True)
 class CompleteTick:
-    """What one tick did. `unanswered`: attempts of which the provider still says nothing."""
+    """What one tick did. `unanswered`: attempts of which the provider still says nothing. `contradicted`: hints of
+    payments that the provider took back and the record has as paid."""
 
     attempts: int = 0
     unanswered: int = 0
@@ -67,6 +69,7 @@ class CompleteTick:
     refusals: int = 0
     strays: int = 0
     hints: int = 0
+    contradicted: int = 0
     more: bool = False
 
 
@@ -118,22 +121,25 @@ class Completer:
             refunds=sum(refunded),
             refusals=sum(settled),
             strays=sum(strays),
-            hints=sum(heeded),
+            hints=len(heeded),
+            contradicted=heeded.count(HintOutcome.CONTRADICTED),
             more=policy.batch_max in (len(attempts), len(refunds), len(hints), len(refusals)),
         )
 
-    async def _each(self, work: Callable[[Work], Awaitable[int]], pieces: Iterable[Work]) -> list[int]:
-        return await asyncio.gather(*(self._guarded(work, piece) for piece in pieces))
+    async def _each(self, work: Callable[[Work], Awaitable[Done | None]], pieces: Iterable[Work]) -> list[Done]:
+        """What came of the pieces of which something came."""
+        ends = await asyncio.gather(*(self._guarded(work, piece) for piece in pieces))
+        return [end for end in ends if end is not None]
 
-    async def _guarded(self, work: Callable[[Work], Awaitable[int]], piece: Work) -> int:
+    async def _guarded(self, work: Callable[[Work], Awaitable[Done | None]], piece: Work) -> Done | None:
         # One piece that cannot be finished now stops no other; its lease runs out, and it is tried again.
         try:
             return await work(piece)
         except (ShopRecovering, StoreUnavailable):
-            return 0
+            return None
         except Exception:
             log.exception("completer.stumbled", piece=_name(piece))
-            return 0
+            return None
 
     async def _attempt(self, open_attempt: OpenAttempt, lease: Lease) -> int:
         """Drive one attempt on; 1 when it has ended."""
@@ -178,16 +184,15 @@ class Completer:
             log.error("instrument.unreadable", attempt=attempt)
             return None
 
-    async def _hint(self, hint: Hint) -> int:
-        """Ask the provider about what it told; 1 when nothing is left to ask."""
+    async def _hint(self, hint: Hint) -> HintOutcome | None:
+        """Ask the provider about what it told; None while something is left to ask."""
         token = self._token(hint.attempt, hint.instrument) or ""
         asked = Attempt(hint.attempt, hint.order, hint.amount, hint.currency, hint.method, token)
         charge = await self._providers[hint.provider].find(asked)
         outcome = await self._heed(hint, asked, charge)
-        if outcome is None:
-            return 0
-        await self._inbox.done(hint, outcome)
-        return 1
+        if outcome is not None:
+            await self._inbox.done(hint, outcome)
+        return outcome
 
     async def _heed(self, hint: Hint, asked: Attempt, charge: Charge) -> HintOutcome | None:
         """Make true what the provider answers. Only asked, never charged: its driver may be at it this very moment, and

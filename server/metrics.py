@@ -213,6 +213,9 @@ class Metrics:
         self.refused = self._counter("onsale_refused_claims", "Claims that the record refused.", "stream")
         self.poisoned = self._counter("onsale_poison_events", "Events nobody could read.", "stream")
         self.flush_batch = self._histogram("onsale_flush_batch_events", "Events in one batch.", BATCH, "stream")
+        self.contradicted = self._counter(
+            "onsale_contradicted_captures", "Payments taken back by a provider that the record has as paid."
+        )
         self.lapsed = self._counter("onsale_lapsed_orders", "Reservations whose time ran out.")
         self.restocked = self._counter("onsale_restocked_units_moves", "Returns of units that were made in Redis.")
         self.called_off = self._counter("onsale_called_off_orders", "Orders cancelled with their sale.")

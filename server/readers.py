@@ -32,6 +32,7 @@ def of(metrics: Metrics) -> Mapping[str, Callable[[Any], None]]:
         "flusher_holdings": lambda tick: flushed(metrics, tick),
         "flusher_admissions": lambda tick: flushed(metrics, tick),
         "record_lag": lambda tick: lagged(metrics, tick),
+        "completer": lambda tick: metrics.contradicted.inc(tick.contradicted),
         "mailer": lambda tick: lettered(metrics, tick),
         "alarms": lambda tick: metrics.alarms.inc(tick.written),
         "sweep": lambda tick: swept(metrics, tick),

@@ -1,8 +1,11 @@
 """What is deployed is what the Procfile lists."""
 
+import re
 from pathlib import Path
 
 import yaml
+
+from onsale.server.metrics import Metrics
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -27,3 +30,26 @@ def test_each_redis_keeps_what_its_side_needs() -> None:
 
     assert {"line": "everysec", "shop": "always"} == fsync
     assert all("noeviction" in services[f"redis-{side}"]["command"] for side in ("line", "shop"))
+
+
+def test_alerts_ask_for_series_that_there_are() -> None:
+    """Prometheus takes an alert on a misspelt series for one that never has a reason; each says what is the matter."""
+    series = {
+        f"{family.name}_total" if family.type == "counter" else family.name
+        for family in Metrics("0").registry.collect()
+    }
+    groups = yaml.safe_load((ROOT / "deploy" / "alerts.yml").read_text(encoding="utf-8"))["groups"]
+    rules = [rule for group in groups for rule in group["rules"]]
+    asked = {name for rule in rules for name in re.findall(r"onsale_\w+", rule["expr"])}
+
+    assert rules and asked and set() == asked - series
+    assert all(rule["annotations"]["summary"] for rule in rules)
+
+
+def test_prometheus_reads_the_alerts() -> None:
+    """Named in its settings, and there where it looks."""
+    settings = yaml.safe_load((ROOT / "deploy" / "prometheus.yml").read_text(encoding="utf-8"))
+    services = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text(encoding="utf-8"))["services"]
+
+    assert ["alerts.yml"] == settings["rule_files"]
+    assert "./alerts.yml:/etc/prometheus/alerts.yml:ro" in services["prometheus"]["volumes"]

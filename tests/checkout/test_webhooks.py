@@ -180,8 +180,9 @@ async def test_a_capture_that_was_taken_back_is_left_to_people(checkout: Checkou
     await tell(inbox, await attempt_of(checkout, order))
     await make_due(checkout)
 
-    await checkout.another(provider=reversed_).completer.tick()
+    tick = await checkout.another(provider=reversed_).completer.tick()
 
+    assert (1, 1) == (tick.hints, tick.contradicted)
     assert ["contradicted"] == await outcomes(checkout)
     assert OrderState.CONFIRMED is (await checkout.row(order)).state
 

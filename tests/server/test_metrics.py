@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from onsale.checkout.completer import CompleteTick
 from onsale.queue.admitter import AdmitterTick, SaleTick
 from onsale.queue.keeper import KeeperTick
 from onsale.server import readers
@@ -115,6 +116,16 @@ async def test_ticks_are_counted_by_loop():
 
     assert [1.0] == named(text, "onsale_tick_seconds_count", loop="sweep")
     assert ([7.0], [2.0]) == (named(text, "onsale_connections"), named(text, "onsale_connections_late_total"))
+
+
+async def test_payments_that_were_taken_back_are_counted():
+    """The series is there from the start, so that the first one is an increase."""
+    metrics = Metrics("0")
+    before = await exposition(metrics)
+    tick_observer(metrics, readers.of(metrics))("completer", 0.01, CompleteTick(hints=2, contradicted=1))
+    after = await exposition(metrics)
+
+    assert [[0.0], [1.0]] == [named(text, "onsale_contradicted_captures_total") for text in (before, after)]
 
 
 async def test_lines_that_a_tick_went_on_without_are_counted():
