@@ -17,7 +17,7 @@ import httptools
 
 # Longer than most servers keep a connection: who closes it first is then the one that knows that it is idle.
 KEEPALIVE_S = 70.0
-# The longest answers of a provider, lists of a hundred refunds, have a tenth of this.
+# Heads, bodies and words in between: the longest answers of a provider, lists of a hundred refunds, have a tenth of this.
 ANSWER_BYTES_MAX = 1 << 20
 
 
@@ -55,7 +55,11 @@ class Connection(asyncio.Protocol):
         self.idle_since_s = 0.0
 
     async def ask(self, request: bytes, within_s: float) -> tuple[int, bytes]:
-        """Status and body of the answer. Raises NotAnswered, after which the connection is closed."""
+        """Status and body of the answer. Raises NotSent where the other side has closed it; NotAnswered, after which it
+        is closed."""
+        if not self.is_open:
+            # Nothing that is written now goes out, and nobody would say so.
+            raise NotSent
         answered: asyncio.Future[tuple[int, bytes]] = self._loop.create_future()
         self._answered = answered
         self._chunks = []
@@ -90,10 +94,18 @@ class Connection(asyncio.Protocol):
             self.close()
             return
         self._has_begun = True
+        self._size += len(data)
+        if self._size > ANSWER_BYTES_MAX:
+            self._fail(NotAnswered())
+            return
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._fail(NotAnswered())
+
+    def eof_received(self) -> None:
+        # The loop closes it next; nobody may write to it until then.
+        self.is_open = False
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_open = False
@@ -114,11 +126,7 @@ class Connection(asyncio.Protocol):
             self._has_length = True
 
     def on_body(self, body: bytes) -> None:
-        self._size += len(body)
-        if self._size > ANSWER_BYTES_MAX:
-            self._fail(NotAnswered())
-        else:
-            self._chunks.append(body)
+        self._chunks.append(body)
 
     def on_message_complete(self) -> None:
         if self._parser.get_status_code() < 200:

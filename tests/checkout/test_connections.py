@@ -14,7 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from onsale.checkout.providers.connections import ANSWER_BYTES_MAX, Connections, NotAnswered, NotSent
+from onsale.checkout.providers.connections import ANSWER_BYTES_MAX, Connection, Connections, NotAnswered, NotSent
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 # Ends the connection in a script.
@@ -115,6 +115,8 @@ async def test_whole_answers(parts: Sequence[bytes], expected: tuple[int, bytes]
         [b"SSH-2.0-OpenSSH\r\n"],
         [b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n"],
         [b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (2 * ANSWER_BYTES_MAX), b"x" * (ANSWER_BYTES_MAX + 1)],
+        [b"HTTP/1.1 200 OK\r\nX: ", b"x" * (ANSWER_BYTES_MAX + 1), b"\r\nContent-Length: 2\r\n\r\nok"],
+        [b"HTTP/1.1 100 Continue\r\n\r\n" * (ANSWER_BYTES_MAX // 25 + 1), OK],
     ],
 )
 @pytest.mark.parametrize("ask", [get, post])
@@ -164,6 +166,25 @@ async def test_only_questions_are_put_again() -> None:
 
     assert stale.value.is_stale
     assert 4 == len(script.asked)
+
+
+@pytest.mark.parametrize("how", [asyncio.StreamWriter.close, asyncio.StreamWriter.write_eof])
+async def test_nothing_is_written_where_nobody_reads(how: Callable[[asyncio.StreamWriter], None]) -> None:
+    """Closed before the request: it is known at once, and known not to have been sent."""
+
+    async def leave(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        how(writer)
+
+    server = await asyncio.start_server(leave, "127.0.0.1", 0)
+    async with server:
+        _, connection = await asyncio.get_running_loop().create_connection(
+            Connection, "127.0.0.1", server.sockets[0].getsockname()[1]
+        )
+        async with asyncio.timeout(5):
+            while connection.is_open:
+                await asyncio.sleep(0)
+        with pytest.raises(NotSent):
+            await connection.ask(b"POST / HTTP/1.1\r\n\r\n", 5.0)
 
 
 async def test_what_nobody_asked_for_ends_the_connection() -> None:

@@ -123,6 +123,27 @@ async def test_nobody_pays_for_it_any_more(system: System) -> None:
     assert {"orders": 1, "amounts": won(1_000)} == (await look(system, sale))["waiting"]
 
 
+async def test_what_is_recorded_late_is_given_back_too(system: System) -> None:
+    """Bought before the sale was closed, and recorded only after its cancellation was done: cancelled all the same."""
+    sale, buyer = await system.sale(), await system.buyer()
+    pool = system.app[ROOMS].stores.pool
+    async with pool.acquire() as conn, conn.transaction():
+        # Until this ends, no batch of the sale is recorded.
+        await conn.execute("SELECT FROM watermarks WHERE sale = $1 FOR UPDATE", sale)
+        order = await system.order(sale, buyer)
+        paying = asyncio.create_task(system.pay(order, buyer))
+        assert 204 == (await system.call("POST", f"/v1/sales/{sale}/closing", token=system.manager)).status
+        assert 202 == (await cancel(system, sale, 0)).status
+        done = await until_done(system, sale)
+    paid = await paying
+
+    assert 0 == done["cancelled"]["orders"]
+    assert paid.status in (200, 202)
+    await system.until(f"/v1/orders/{order}", buyer, lambda told: told["state"] == "cancelled")
+    assert [1_000] == await refunds(system, sale)
+    assert "done" == (await until_done(system, sale))["state"]
+
+
 async def test_what_was_shipped_is_kept(system: System) -> None:
     """It is with its buyer, who may send it back; what was bought after it is cancelled."""
     sale, buyers = await system.sale(), await system.buyers(2)
