@@ -3,8 +3,9 @@
 The sale is closed first, so that its figures stand still; the sum is shown; whoever names that sum may cancel. From
 then on nobody pays for anything of it any more, and a worker ends one order after the other, each in a transaction of
 its own that writes the refund with its key before any provider is called. So it does not matter where a worker dies or
-how many run: what is left to do is what the orders say. What was shipped is its buyers', who may send it back; whoever
-was let in with an entry has had what was paid for.
+how many run: what is left to do is what the orders say. Some may be recorded after it was done (Postgres was away when
+they were bought), so a sale that is done is looked at again, ever more rarely, for good. What was shipped is its
+buyers', who may send it back; whoever was let in with an entry has had what was paid for.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class CancellationState(StrEnum):
 
     NONE = "none"  # nobody has cancelled it
     RUNNING = "running"  # orders are being cancelled
-    DONE = "done"  # all that could be cancelled is
+    DONE = "done"  # all that could be cancelled is; -> running where an order is recorded later
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,9 +157,12 @@ class SaleCanceller:
             orders = await self._pool.fetch(SQL.orders_to_cancel, row["id"], ORDERS_A_SECOND)
             for order in orders:
                 cancelled += await self._after_sale.cancel_in_full(order["id"], SALE_CANCELLED)
-            if not orders and await self._pool.fetchval(SQL.sale_finish, row["id"]) is not None:
+            is_done = not orders and await self._pool.fetchval(SQL.sale_finish, row["id"]) is not None
+            if is_done and not row["was_done"]:
                 done += 1
                 log.info("sale.cancelled", sale=row["id"])
+            elif row["was_done"] and not is_done:
+                await self._pool.execute(SQL.sale_resume, row["id"])
         return CancelTick(cancelled, done)
 
 

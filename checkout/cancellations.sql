@@ -26,12 +26,12 @@ SELECT r.currency, sum(r.amount)::bigint AS amount
  GROUP BY 1 ORDER BY 1;
 
 -- sales_take --
--- Cancelled sales whose next orders are due, ours for this long; nobody else cancels any of theirs meanwhile.
+-- Cancelled sales that are to be looked at, ours for this long; nobody else cancels any of their orders meanwhile.
 UPDATE sales SET cancel_next_at = now() + make_interval(secs => $1::bigint / 1000.0)
  WHERE id IN (SELECT id FROM sales
-               WHERE cancelled_at IS NOT NULL AND cancel_done_at IS NULL AND cancel_next_at <= now()
+               WHERE cancelled_at IS NOT NULL AND cancel_next_at <= now()
                ORDER BY cancel_next_at LIMIT $2 FOR UPDATE SKIP LOCKED)
-RETURNING id;
+RETURNING id, cancel_done_at IS NOT NULL AS was_done;
 
 -- orders_to_cancel --
 -- The oldest that can be cancelled.
@@ -40,9 +40,16 @@ SELECT id FROM orders
  ORDER BY id LIMIT $2;
 
 -- sale_finish --
--- Nothing of it can be cancelled or bought any more.
-UPDATE sales SET cancel_done_at = now()
- WHERE id = $1 AND cancel_done_at IS NULL
+-- Nothing of it that is recorded can be cancelled or bought any more. It is looked at again after as long as has passed
+-- since it was cancelled, at least a second and at most an hour: an order may have been recorded by then.
+UPDATE sales
+   SET cancel_done_at = coalesce(cancel_done_at, now()),
+       cancel_next_at = now() + least(greatest(now() - cancelled_at, interval '1 second'), interval '1 hour')
+ WHERE id = $1
    AND NOT EXISTS (SELECT FROM orders WHERE sale = $1 AND state IN ('reserved', 'confirming'))
    AND NOT EXISTS (SELECT FROM orders WHERE sale = $1 AND state IN ('confirmed', 'preparing') AND NOT is_redeemed(id))
 RETURNING id;
+
+-- sale_resume --
+-- Something of a sale that was done was recorded since.
+UPDATE sales SET cancel_done_at = NULL WHERE id = $1;
