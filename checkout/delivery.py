@@ -68,12 +68,9 @@ class Delivery:
 
     async def _move(self, state: OrderState, to: OrderState, after_ms: int) -> int:
         assert state.may_become(to)
-        count = self._policy.batch_max
-        moved = await self._pool.fetch(SQL.orders_move_on, state, to, after_ms, count)
         # A visit's order ships on its day as others do a day after they were confirmed.
         later_ms = after_ms - self._policy.shipped_after_ms
-        visits = await self._pool.fetch(SQL.visits_move_on, state, to, later_ms, count)
-        return len(moved) + len(visits)
+        return len(await self._pool.fetch(SQL.orders_move_on, state, to, after_ms, later_ms, self._policy.batch_max))
 
     async def _return(self) -> int:
         rows = await self._pool.fetch(SQL.returns_due, self._policy.returned_after_ms, self._policy.batch_max)
