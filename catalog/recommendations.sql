@@ -76,6 +76,7 @@ SELECT d.*, f.reason
  WHERE NOT d.is_deleted AND NOT d.is_discontinued
    AND (d.product = ANY($2::text[])
         OR d.units_left > 0 AND shop_now() >= coalesce(p.available_from, '-infinity')
-                            AND shop_now() < coalesce(p.available_until, 'infinity'))
+                            AND shop_now() < coalesce(p.available_until, 'infinity')
+                            AND (shop_now() AT TIME ZONE 'UTC')::date <= coalesce(p.visit_on, 'infinity'))
  ORDER BY f.shelf, f.place
  LIMIT $3;

@@ -54,7 +54,7 @@ async def alarm_shown(request: web.Request, sale: Sale) -> Mapping[str, Any] | N
     Nothing is read when the start is near: that is when the crowd reloads.
     """
     found = request[READER]
-    if sale.opens_at_ms - now_ms() < ASKED_AHEAD_MIN * 60_000:
+    if sale.closed or sale.opens_at_ms - now_ms() < ASKED_AHEAD_MIN * 60_000:
         return None
     return {"is_on": found is not None and await request.app[ALARMS].of(found.account, sale.id) is not None}
 

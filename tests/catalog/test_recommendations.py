@@ -72,6 +72,20 @@ async def test_what_most_orders_have_too_comes_first(shop):
     assert [] == await together(shop, "belt")
 
 
+async def test_entries_are_shown_until_their_day_is_over(shop):
+    """Nobody can buy one for yesterday."""
+    await bought(shop, "hat", "cap", "scarf", "belt")
+    await settle(Recommender(shop))
+    for one, days in (("cap", -1), ("scarf", 0), ("belt", 1)):
+        await shop.execute(
+            "UPDATE products SET kind = 'entry', visit_on = (shop_now() AT TIME ZONE 'UTC')::date + $2::int WHERE id = $1",
+            one,
+            days,
+        )
+
+    assert ["belt", "scarf"] == await together(shop, "hat")
+
+
 async def test_what_was_given_back_drops_out(shop):
     """A cancelled order is a reason to count its products anew."""
     order = await bought(shop, "hat", "cap")

@@ -220,3 +220,15 @@ async def test_on_pages(system: System) -> None:
     assert (303, f"/sales/{sale}") == (asked, headers["Location"])
     assert "You get a letter an hour before it starts." in after
     assert (True, False) == (f"/sales/{sale}" in listing, f"/sales/{sale}" in empty)
+
+
+async def test_a_sale_that_will_not_be_offers_none(system: System) -> None:
+    """Closed before it started: its page has no button that would only be refused."""
+    sale, token = await coming(system), await system.buyer()
+    show = Browser(system, {system.app[COOKIES].access: token})
+    assert 204 == (await system.call("POST", f"/v1/sales/{sale}/closing", token=system.manager)).status
+    await system.app[ROOMS].book.refresh()
+
+    status, text, _ = await show("GET", f"/sales/{sale}")
+
+    assert (200, False) == (status, f'action="/sales/{sale}/alarm"' in text)
