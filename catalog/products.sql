@@ -34,17 +34,17 @@ UPDATE products SET deleted_at = now(), updated_at = now() WHERE id = $1 AND del
 -- products_page --
 -- Products, newest first, after the number of the page before. Those on sale are told by the caller, whose clock opens
 -- and closes sales; discontinued ones are listed only where they are asked for. Prices are those of the
--- moment: only products that some event names are looked up in the events.
+-- moment: only products that an event names now are looked up in the events.
 SELECT * FROM product_details
  WHERE NOT is_deleted
    AND is_discontinued = (coalesce($3, '') = 'discontinued')
    AND ($1::bigint IS NULL OR no < $1)
    AND ($4::text IS NULL OR vendor = $4)
    AND ($5::bigint IS NULL OR amount >= $5 AND NOT (
-        product IN (SELECT i.product FROM discount_items i)
+        product IN (SELECT n.product FROM discounted_now n)
         AND EXISTS (SELECT FROM reduced_now r WHERE r.product = product_details.product AND r.amount < $5)))
    AND ($6::bigint IS NULL OR amount <= $6 OR (
-        product IN (SELECT i.product FROM discount_items i)
+        product IN (SELECT n.product FROM discounted_now n)
         AND EXISTS (SELECT FROM reduced_now r WHERE r.product = product_details.product AND r.amount <= $6)))
    AND CASE $3 WHEN 'on_sale' THEN product = ANY($7::text[])
                WHEN 'available' THEN units_left > 0 AND product <> ALL($7::text[])
