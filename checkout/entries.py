@@ -97,7 +97,7 @@ class Entries:
             async with self._pool.acquire() as conn, conn.transaction():
                 row = await conn.fetchrow(SQL.entry_lock, _hash(code), who.account, who.role in OPERATORS, GOOD)
                 _check(row)
-                redeemed_at_ms = await conn.fetchval(SQL.entry_redeem, row["id"], who.account)
+                redeemed_at_ms = await conn.fetchval(SQL.entry_redeem, row["id"], who.account, row["door"])
         except AWAY as error:
             raise StoreUnavailable from error
         return Redeemed(row["order_id"], row["product"], row["title"], row["visit_on"], redeemed_at_ms)

@@ -279,6 +279,21 @@ async def test_the_door_s_page(system):
     assert (True, False) == ("Redeemed" in text, "data:image/svg+xml" in text)
 
 
+async def test_a_door_sees_its_own(system):
+    """Whom it let in itself, or an operator for it; nobody else's. Operators see all of them."""
+    token, name = await entry(system)
+    stranger, _ = await vendor(system)
+    buyer = await system.buyer()
+    codes_of_two = await codes(system, await bought(system, name, buyer, quantity=2), buyer)
+    for code, who in zip(codes_of_two, (token, system.manager), strict=True):
+        assert 200 == (await redeem(system, code, who)).status
+    title = (await system.call("GET", f"/v1/products/{name}")).json["title"]
+
+    for who, count in ((token, 2), (system.manager, 2), (stranger, 0), (await account(system), 0)):
+        _, text, _ = await Browser(system, {system.app[COOKIES].access: who})("GET", "/desk/door")
+        assert count == text.count(f"{title} ")
+
+
 @pytest.mark.parametrize(
     "fields", [{"visit_on": "2100-01-01"}, {"kind": "entry", "visit_on": "soon"}, {"kind": "ticket"}]
 )
