@@ -17,7 +17,7 @@ import httptools
 
 # Longer than most servers keep a connection: who closes it first is then the one that knows that it is idle.
 KEEPALIVE_S = 70.0
-# Heads, bodies and words in between: the longest answers of a provider, lists of a hundred refunds, have a tenth of this.
+# Heads, bodies, words in between: the longest answers of a provider, lists of a hundred refunds, have a tenth of this.
 ANSWER_BYTES_MAX = 1 << 20
 
 

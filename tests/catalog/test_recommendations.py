@@ -78,7 +78,8 @@ async def test_entries_are_shown_until_their_day_is_over(shop):
     await settle(Recommender(shop))
     for one, days in (("cap", -1), ("scarf", 0), ("belt", 1)):
         await shop.execute(
-            "UPDATE products SET kind = 'entry', visit_on = (shop_now() AT TIME ZONE 'UTC')::date + $2::int WHERE id = $1",
+            "UPDATE products SET kind = 'entry', visit_on = (shop_now() AT TIME ZONE 'UTC')::date + $2::int"
+            " WHERE id = $1",
             one,
             days,
         )
