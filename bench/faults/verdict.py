@@ -6,7 +6,9 @@ say. A call that was not answered is unknown: it may or may not have happened, a
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -21,6 +23,8 @@ from redis.asyncio.cluster import ClusterNode
 from bench.crowd import Log
 from bench.faults.world import World
 from bench.judge import judge
+
+SAID_WITHIN_S = 10.0
 
 
 @dataclass
@@ -160,11 +164,17 @@ def _places_are_single(log: Log) -> list[str]:
 
 async def _units_are_whole(asked: Asked, sold: int) -> list[str]:
     """I1, from the public figures: what is free, held and sold is all there ever was."""
+    deadline = time.monotonic() + SAID_WITHIN_S
     async with aiohttp.ClientSession() as session:
-        async with session.get(f"{asked.base}/v1/sales/{asked.sale}/line") as answer:
-            stock = (await answer.json()).get("stock") or {}
-        async with session.get(f"{asked.base}/v1/products/{asked.product}/stock") as answer:
-            free = (await answer.json()).get("free")
+        while True:
+            async with session.get(f"{asked.base}/v1/sales/{asked.sale}/line") as answer:
+                stock = (await answer.json()).get("stock") or {}
+            async with session.get(f"{asked.base}/v1/products/{asked.product}/stock") as answer:
+                free = (await answer.json()).get("free")
+            # "Ask again shortly" just after a fault says nothing of units.
+            if (free is not None and stock.get("free") is not None) or time.monotonic() > deadline:
+                break
+            await asyncio.sleep(0.5)
     if stock.get("free") is None:
         return [f"I1: the line shows no stock: {stock}"]
     if stock["free"] + stock["held"] + stock["sold"] != asked.stock or stock["sold"] != sold or free != stock["free"]:

@@ -17,12 +17,17 @@ from mail_kit import mail_server
 from onsale.auth.accounts import ensure_load_accounts
 from onsale.auth.middleware import ACCESS
 from onsale.auth.roles import Role
+from onsale.catalog import sales
 from onsale.checkout.providers.sandbox_server import create_sandbox
 from onsale.lua import connect
+from onsale.server import processes, rooms
 from onsale.server.app import ROOMS, SETTINGS, create_app, make_runner
 from onsale.server.config import load_settings
 from onsale.server.loop import Loops
 from onsale.server.processes import admitter_loops, flusher_loops, mail_loops, worker_loops
+
+# In the system that tests of a file share: what each loop's interval is there.
+HURRIED_MS = {"KEEP_INTERVAL_MS": 100, "COMPLETE_INTERVAL_MS": 100, "REAP_INTERVAL_MS": 250, "SECOND_MS": 250}
 
 
 def variables(line_redis_url, shop_redis_url, database_url, data_dir):
@@ -186,8 +191,20 @@ async def postgres_database(postgres):
 # --- every process's loops in one, for the tests of a file
 
 
+@pytest.fixture(scope="module")
+def hurried():
+    """What a loop does each second is done more often, so that tests wait less for it; and no other process has to read
+    a new sale here."""
+    with pytest.MonkeyPatch.context() as patch:
+        for interval, ms in HURRIED_MS.items():
+            patch.setattr(processes, interval, ms)
+        patch.setattr(rooms, "BOOK_INTERVAL_MS", 100)
+        patch.setattr(sales, "READ_WITHIN_S", 0.2)
+        yield
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def system(line_redis_launch, shop_redis_launch, postgres_database, tmp_path_factory):
+async def system(hurried, line_redis_launch, shop_redis_launch, postgres_database, tmp_path_factory):
     """The whole system, with its provider of payments, and two managers."""
     for launch in (line_redis_launch, shop_redis_launch):
         client = connect(launch.url)

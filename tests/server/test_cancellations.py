@@ -120,7 +120,8 @@ async def test_nobody_pays_for_it_any_more(system: System) -> None:
     assert (409, "sale_not_open") == (await system.pay(order, buyer)).problem()
     opening = await system.call("POST", f"/v1/sales/{sale}/opening", token=system.manager)
     assert (409, "sale_ended") == opening.problem()
-    assert {"orders": 1, "amounts": won(1_000)} == (await look(system, sale))["waiting"]
+    waiting = {"orders": 1, "amounts": won(1_000)}
+    await system.until(f"/v1/sales/{sale}/cancellation", system.manager, lambda told: told["waiting"] == waiting)
 
 
 async def test_what_is_recorded_late_is_given_back_too(system: System) -> None:
