@@ -4,7 +4,8 @@ A poll that costs 23 microseconds bare would cost half as much again in a router
 a log line of its own. Here one dictionary finds the handler, the same function that the application serves; errors
 become the same problem documents; the answer is written as one piece without the framework's own preparation of it,
 which costs half as much as all the rest; and the log has one summed line a second for each of these routes. What is not
-plainly one of them (a query, an escaped path, an Expect header, HEAD, HTTP/1.0) goes the ordinary way.
+plainly one of them (a query, an escaped path, an Expect header, HEAD, HTTP/1.0) goes the ordinary way, and so does the
+answer to a client that has not read the one before.
 """
 
 from __future__ import annotations
@@ -124,6 +125,9 @@ class Edge:
         body = response.body if type(response) is web.Response else None
         transport = request.transport
         if type(body) is not bytes or response.cookies or transport is None or transport.is_closing():
+            return response
+        if transport.get_write_buffer_size():
+            # Whoever asks on without reading would have us keep every answer: the framework waits until they read.
             return response
         head = (
             f"HTTP/1.1 {response.status} {response.reason}\r\nContent-Length: {len(body)}\r\n"
