@@ -24,6 +24,8 @@ from onsale.queue.states import LineState
 
 # Ranks listed one by one: people ahead are exact below this.
 EXACT = 256
+# What is promised of a document, without its message.
+DOCUMENT_BYTES_MAX = 2_048
 # A document older than this is shown as such, and no wait is told from it.
 FRESH_MS = 3_000
 
@@ -183,34 +185,37 @@ def build(
     message: Message | None = None,
     reason: Reason | None = None,
 ) -> bytes:
-    """The document's bytes, the same for everyone. `places` are those of `sampled_ranks(waiting)`, in that order."""
+    """The document's bytes, the same for everyone. `places` are those of `sampled_ranks(waiting)`, in that order. Where
+    a line is so large and so thin that its places leave no room for them, the odds are left out."""
     if len(places) != len(_ranks(waiting)):
         raise ValueError(f"{waiting} wait: {len(_ranks(waiting))} ranks must be listed, not {len(places)}")
-    return _encode(
-        LineDocument(
-            sale=sale,
-            lane=lane,
-            state=state,
-            as_of=rfc3339(as_of_ms),
-            epoch=epoch,
-            seq=seq,
-            opens_at=rfc3339(opens_at_ms),
-            closes_at=rfc3339(closes_at_ms),
-            serving=serving,
-            tail=tail,
-            waiting=waiting,
-            absent=absent,
-            admitted=admitted,
-            rate_per_second=RatePerSecond(target=rate_target, measured=round(rate_measured, 2)),
-            active=active,
-            active_max=active_max,
-            living=Living(exact=EXACT, places=encode_places(places)),
-            stock=stock,
-            odds=odds,
-            message=message,
-            reason=reason,
-        )
+    document = LineDocument(
+        sale=sale,
+        lane=lane,
+        state=state,
+        as_of=rfc3339(as_of_ms),
+        epoch=epoch,
+        seq=seq,
+        opens_at=rfc3339(opens_at_ms),
+        closes_at=rfc3339(closes_at_ms),
+        serving=serving,
+        tail=tail,
+        waiting=waiting,
+        absent=absent,
+        admitted=admitted,
+        rate_per_second=RatePerSecond(target=rate_target, measured=round(rate_measured, 2)),
+        active=active,
+        active_max=active_max,
+        living=Living(exact=EXACT, places=encode_places(places)),
+        stock=stock,
+        odds=odds,
+        message=message,
+        reason=reason,
     )
+    doc = _encode(document)
+    if odds is not None and len(doc) - len(_encode(message)) + len(b"null") > DOCUMENT_BYTES_MAX:
+        doc = _encode(msgspec.structs.replace(document, odds=None))
+    return doc
 
 
 class Frame:

@@ -10,6 +10,7 @@ from bisect import bisect_left
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -117,6 +118,31 @@ def test_a_million_fit_in_two_kilobytes() -> None:
     )
     assert len(doc) <= 2048
     assert abs(Frame(doc).ahead(40_000_000 + 3 * 700_000) - 699_999) <= 7_000
+
+
+@pytest.mark.parametrize("message", [None, Message(ko="가" * 200, en="a" * 200)])
+def test_odds_are_left_out_where_no_room_is_left(message: Message | None) -> None:
+    """The same million with every figure as long as it may be: two kilobytes hold still, a message not counted, and only
+    the odds are missing."""
+    fields: dict[str, Any] = {
+        "sale": "s" * 63,
+        "waiting": 1_000_000,
+        "places": [40_000_000 + 3 * rank for rank in sampled_ranks(1_000_000)],
+        "seq": 9_999_999,
+        "serving": 40_000_000,
+        "tail": 43_000_000,
+        "absent": 400_000,
+        "admitted": 39_000_000,
+        "active": 9_999,
+        "active_max": 10_000,
+        "stock": StockSummary(free=88_000, held=30_100, sold=381_900),
+        "reason": Reason(code="rate_lowered", at=rfc3339(AS_OF_MS), params={"from": 20_000.0, "to": 10_000.0}),
+        "message": message,
+    }
+    doc = document([], **fields, odds=OddsAhead(likely=9_999_999, possible=9_999_999))
+    assert document([], **fields) == doc
+    assert len(doc) - (len(msgspec.json.encode(message)) if message else 0) <= 2048
+    assert OddsAhead(1, 2) == Frame(document([5, 9], odds=OddsAhead(1, 2))).document.odds
 
 
 def test_a_document_says_what_it_was_built_from() -> None:
