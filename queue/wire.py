@@ -18,7 +18,7 @@ from aiohttp import HttpVersion11, web
 
 # Two line documents of a large line: who is that far behind reads no more.
 UNSENT_BYTES_MAX = 64 * 1024
-# A connection that takes nothing, or whose network acknowledges nothing, for this long is dead.
+# A connection that takes too little, or whose network acknowledges nothing, for this long is dead.
 STALLED_MS = 20_000
 LAST_CHUNK = b"0\r\n\r\n"
 TCP_USER_TIMEOUT = getattr(socket, "TCP_USER_TIMEOUT", 18)
@@ -53,8 +53,10 @@ class Wire(asyncio.Protocol):
         "_blocked_ms",
         "_descriptor",
         "_on_gone",
+        "_through",
         "_transport",
         "_unacked_ms",
+        "_written",
         "is_chunked",
         "is_gone",
         "is_over",
@@ -65,7 +67,11 @@ class Wire(asyncio.Protocol):
         self._transport = transport
         self._descriptor = _prepare_socket(transport)
         self._blocked_ms = 0
+        # Since when something has been on its way of which nothing got through; 0: all did, when that was looked at last.
         self._unacked_ms = 0
+        # Bytes written here, and how many of them had got through then.
+        self._written = 0
+        self._through = 0
         self._on_gone: Callable[[], None] | None = None
         self.is_chunked = is_chunked
         # Nothing more is written, though what was written may still be on its way; and the connection has closed.
@@ -107,30 +113,45 @@ class Wire(asyncio.Protocol):
         """Write to the connection; False when the stream is over, or was dropped for what it left unread."""
         if self.is_over or self._transport.is_closing():
             return False
-        self._transport.write(chunked if self.is_chunked else plain)
+        payload = chunked if self.is_chunked else plain
+        self._transport.write(payload)
+        self._written += len(payload)
         self.wrote_ms = now_ms
         if self._transport.get_write_buffer_size() > UNSENT_BYTES_MAX:
             return self.drop()
         return True
 
     def is_moving(self, now_ms: int) -> bool:
-        """Whether bytes get through; one that takes nothing for too long is dropped. Ask before writing."""
+        """Whether bytes get through; one that leaves some with us, or takes none, for too long is dropped. Ask before
+        writing.
+
+        That something is on its way says nothing: to a distant reader of an event a second there may be at every look.
+        """
         is_blocked = self._transport.get_write_buffer_size() > 0
         self._blocked_ms = (self._blocked_ms or now_ms) if is_blocked else 0
-        self._unacked_ms = 0 if self.is_acknowledged() else self._unacked_ms or now_ms
+        unacked = self.unacknowledged_bytes()
+        through = self._written - unacked
+        if not unacked:
+            self._unacked_ms = 0
+        elif not self._unacked_ms or through > self._through:
+            self._unacked_ms = now_ms
+        self._through = through
         since_ms = self._blocked_ms or self._unacked_ms
         return self.drop() if since_ms and now_ms - since_ms > STALLED_MS else True
 
-    def is_acknowledged(self) -> bool:
-        """Whether the other end's network has acknowledged every byte."""
-        if self._transport.get_write_buffer_size() > 0:
-            return False
+    def unacknowledged_bytes(self) -> int:
+        """What was written and the other end's network has not acknowledged; all of it where nobody can say."""
         try:
             packed = fcntl.ioctl(self._descriptor, termios.TIOCOUTQ, b"\0\0\0\0")
         except (OSError, ValueError):
             # No socket, or none any more.
-            return False
-        return not struct.unpack("i", packed)[0]
+            return self._written + 1
+        queued: int = struct.unpack("i", packed)[0]
+        return self._transport.get_write_buffer_size() + queued
+
+    def is_acknowledged(self) -> bool:
+        """Whether the other end's network has acknowledged every byte."""
+        return not self.unacknowledged_bytes()
 
     @property
     def is_live(self) -> bool:
@@ -151,6 +172,7 @@ class Wire(asyncio.Protocol):
         self.is_over = True
         if self.is_chunked and not self._transport.is_closing():
             self._transport.write(LAST_CHUNK)
+            self._written += len(LAST_CHUNK)
         self._transport.close()
 
 

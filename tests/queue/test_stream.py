@@ -65,8 +65,8 @@ async def let_in(edge: Edge) -> None:
 
 
 @asynccontextmanager
-async def lazily(client: Client, path: str, proof: dict[str, str]) -> AsyncIterator[None]:
-    """A client that asks for a stream and reads nothing of it."""
+async def lazily(client: Client, path: str, proof: dict[str, str]) -> AsyncIterator[socket.socket]:
+    """A client that asks for a stream and reads nothing of it by itself."""
     with socket.socket() as lazy:
         lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         lazy.setblocking(False)
@@ -74,7 +74,7 @@ async def lazily(client: Client, path: str, proof: dict[str, str]) -> AsyncItera
         await loop.sock_connect(lazy, (client.server.host, client.server.port))
         request = f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: {proof['Authorization']}\r\n\r\n"
         await loop.sock_sendall(lazy, request.encode())
-        yield
+        yield lazy
 
 
 async def until(condition: Any) -> None:
@@ -395,6 +395,29 @@ async def test_a_stalled_reader_gives_no_sign_and_is_ended(edge: Edge, client: C
         await edge.streams.tick()
         assert stream.wire.is_over
     await until(lambda: edge.streams.open_count == 0)
+
+
+async def test_a_distant_reader_is_not_taken_for_a_stalled_one(edge: Edge, client: Client) -> None:
+    """Something is on its way at every look, as on a slow network with an event a second: as long as what was on its
+    way gets through, the stream goes on."""
+    path, proof = await joined(edge, "ann")
+    async with lazily(client, path, proof) as reader:
+        await until(lambda: edge.streams.open_count == 1)
+        stream = next(edge.streams._all())
+        block = b": " + b"x" * 8_000 + b"\n\n"
+        while stream.wire.is_acknowledged():
+            stream.wire.write(block, block, edge.clock())
+            await asyncio.sleep(0)
+        stream.wire.write(2 * block, 2 * block, edge.clock())
+        await until(lambda: stream.wire._transport.get_write_buffer_size() == 0)
+        for _ in range(0, 2 * STALLED_MS, ROUND_MS):
+            edge.clock.ms += ROUND_MS
+            await edge.streams.tick()
+            assert stream.wire.is_live is False
+            assert not stream.wire.is_over
+            unacked = stream.wire.unacknowledged_bytes()
+            while stream.wire.unacknowledged_bytes() >= unacked:
+                await asyncio.get_running_loop().sock_recv(reader, 1_000)
 
 
 async def test_an_ended_stream_that_is_not_read_is_cut(edge: Edge, client: Client) -> None:
