@@ -63,7 +63,11 @@ class Throttle:
             self._whole_at_ms[name] -= self._budget.refill_ms
 
     def _next_ms(self, name: str | bytes, now_ms: int) -> int:
-        return max(now_ms, self._whole_at_ms.get(name, 0)) + self._budget.refill_ms
+        whole_at_ms = self._whole_at_ms.get(name, 0)
+        if whole_at_ms > now_ms + 2 * self._budget.whole_ms:
+            # No budget takes as long: this was noted before the clock went back.
+            whole_at_ms = 0
+        return max(now_ms, whole_at_ms) + self._budget.refill_ms
 
 
 class TryThrottle:

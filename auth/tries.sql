@@ -1,9 +1,13 @@
 -- try_take --
--- Use one try up where the budget has one left: $3 ms is one, $4 ms are all. In how many ms it is whole again.
+-- Use one try up where the budget has one left: $3 ms is one, $4 ms are all. In how many ms it is whole again. No budget
+-- takes longer than all of it: what would by far (two statements at once differ a little) was noted before the clock went
+-- back, and counts for nothing.
 WITH taken AS (
   INSERT INTO tries AS t (budget, name, whole_at) VALUES ($1, $2, now() + $3 * interval '1 ms')
-  ON CONFLICT (budget, name) DO UPDATE SET whole_at = greatest(t.whole_at, now()) + $3 * interval '1 ms'
+  ON CONFLICT (budget, name) DO UPDATE SET whole_at = $3 * interval '1 ms' +
+    CASE WHEN t.whole_at > now() + 2 * $4 * interval '1 ms' THEN now() ELSE greatest(t.whole_at, now()) END
    WHERE greatest(t.whole_at, now()) + $3 * interval '1 ms' <= now() + $4 * interval '1 ms'
+      OR t.whole_at > now() + 2 * $4 * interval '1 ms'
   RETURNING whole_at
 ), used AS (
   SELECT whole_at, true AS is_taken FROM taken

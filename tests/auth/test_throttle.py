@@ -90,6 +90,22 @@ async def test_the_shared_budget_refills_too(database: asyncpg.Pool) -> None:
     assert [True] * 3 + [False] == [(await counted.take(MINA)).is_taken for _ in range(4)]
 
 
+async def test_a_clock_that_went_back_locks_nobody_out(database: asyncpg.Pool) -> None:
+    """What no budget takes to be whole again was noted by another time; what two clocks may differ by was not."""
+    budget = Budget(tries=3, refill_ms=60_000)
+    counted, remembered = Tries(database, "sign_in", budget), Throttle(budget)
+    for _ in range(3):
+        await counted.take(MINA)
+        remembered.take(MINA, NOW_MS)
+
+    await pass_time(database, -150_000)
+    assert not (await counted.take(MINA)).is_taken
+    assert 0 < remembered.wait_ms(MINA, NOW_MS - 150_000)
+    await pass_time(database, -3_600_000)
+    assert [True] * 3 + [False] == [(await counted.take(MINA)).is_taken for _ in range(4)]
+    assert 0 == remembered.wait_ms(MINA, NOW_MS - 3_600_000)
+
+
 def test_memory_is_bounded() -> None:
     """The one unused longest is forgotten."""
     throttle = Throttle(Budget(tries=1, refill_ms=1000), remembered_max=2)
