@@ -110,7 +110,8 @@ end
 local DROPS_FREE, WAIT_DOUBLED_MAX = 2, 3
 local function wait_ms_of(buyer)
   local drops = buyer[BUYER_DROPS] or 0
-  if drops < DROPS_FREE then return 0 end
+  -- A time that is yet to come is of a clock that went back.
+  if drops < DROPS_FREE or buyer[BUYER_DROPPED_AT] > now_ms then return 0 end
   return buyer[BUYER_DROPPED_AT] + hold_ttl_ms * 2 ^ math.min(drops - DROPS_FREE, WAIT_DOUBLED_MAX) - now_ms
 end
 

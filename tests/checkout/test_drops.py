@@ -68,6 +68,15 @@ async def test_given_up_late_is_a_lapse(shop: Shop, held_ms: int, is_dropped: bo
         assert 1 == (await shop.reserve("ann")).rev
 
 
+async def test_a_clock_that_went_back_makes_nobody_wait(shop: Shop) -> None:
+    """Whoever dropped at a time that is yet to come would wait until then, and as long again."""
+    await drop(shop, "ann")
+    await drop(shop, "ann")
+    await shop.let_pass("ann", -3_600_000)
+
+    assert 1 == (await shop.reserve("ann")).rev
+
+
 async def test_whoever_buys_starts_anew(shop: Shop) -> None:
     await drop(shop, "ann")
     order, attempt = await shop.pinned("ann")
