@@ -67,7 +67,7 @@ class Wire(asyncio.Protocol):
         self._transport = transport
         self._descriptor = _prepare_socket(transport)
         self._blocked_ms = 0
-        # Since when something has been on its way of which nothing got through; 0: all did, when that was looked at last.
+        # Since when something has been on its way of which nothing got through; 0: all had, at the last look.
         self._unacked_ms = 0
         # Bytes written here, and how many of them had got through then.
         self._written = 0

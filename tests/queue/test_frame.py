@@ -122,8 +122,8 @@ def test_a_million_fit_in_two_kilobytes() -> None:
 
 @pytest.mark.parametrize("message", [None, Message(ko="가" * 200, en="a" * 200)])
 def test_odds_are_left_out_where_no_room_is_left(message: Message | None) -> None:
-    """The same million with every figure as long as it may be: two kilobytes hold still, a message not counted, and only
-    the odds are missing."""
+    """The same million with every figure as long as it may be: two kilobytes hold still, a message not counted, and
+    only the odds are missing."""
     fields: dict[str, Any] = {
         "sale": "s" * 63,
         "waiting": 1_000_000,
