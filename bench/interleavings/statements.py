@@ -8,6 +8,7 @@ Left out, because nothing tried here asks for it: foreign keys, triggers, the no
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -83,9 +84,18 @@ def id_of(text: str) -> tuple[int, int]:
     return int(ms), int(seq)
 
 
-def unnest(names: str, columns: Sequence[Sequence[Any]]) -> Iterator[Row]:
-    """`unnest($n, …) AS n (names)`."""
-    return (dict(zip(names.split(), row, strict=True)) for row in zip(*columns, strict=True))
+ELEMENT = re.compile(r'NULL|"((?:[^"\\]|\\.)*)"', re.DOTALL)
+
+
+def unnest(names: str, columns: Sequence[Sequence[Any] | str]) -> Iterator[Row]:
+    """`unnest($n, …) AS n (names)`; a column that is one string is an array of text as Postgres writes it."""
+    arrays = [_elements(column) if isinstance(column, str) else column for column in columns]
+    return (dict(zip(names.split(), row, strict=True)) for row in zip(*arrays, strict=True))
+
+
+def _elements(array: str) -> list[str | None]:
+    found = ELEMENT.finditer(array)
+    return [None if one[1] is None else re.sub(r"\\(.)", r"\1", one[1], flags=re.DOTALL) for one in found]
 
 
 def keys_of(rows: Iterable[Row], *names: str) -> list[Key]:

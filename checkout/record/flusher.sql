@@ -105,9 +105,10 @@ WITH claimed AS (
          n.currency, n.address, n.idempotency_key, n.body_digest, to_timestamp(n.reserved_ms / 1000.0),
          to_timestamp(n.expires_ms / 1000.0), to_timestamp(n.confirmed_ms / 1000.0), to_timestamp(n.ended_ms / 1000.0),
          n.revision
-    FROM unnest($4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::text[], $11::int[],
-                $12::int[], $13::bigint[], $14::text[], $15::bytea[], $16::text[], $17::text[], $18::bigint[],
-                $19::bigint[], $20::bigint[], $21::bigint[], $22::int[])
+    FROM unnest($4::text::text[], $5::text::text[], $6::text::text[], $7::text::text[], $8::text::text[],
+                $9::text::text[], $10::text::text[], $11::int[], $12::int[], $13::bigint[], $14::text::text[],
+                $15::bytea[], $16::text::text[], $17::text::text[], $18::bigint[], $19::bigint[], $20::bigint[],
+                $21::bigint[], $22::int[])
          AS n (id, buyer, turn, lane, state, claim, reason, rev, claim_rev, amount, currency, address, idempotency_key,
                body_digest, reserved_ms, expires_ms, confirmed_ms, ended_ms, revision)
       ON CONFLICT (id) DO UPDATE
@@ -123,7 +124,8 @@ WITH claimed AS (
   RETURNING id
 ), lines AS (
   INSERT INTO order_items (order_id, product, title, quantity, unit_amount, list_amount, currency)
-  SELECT * FROM unnest($23::text[], $24::text[], $25::text[], $26::int[], $27::bigint[], $28::bigint[], $29::text[])
+  SELECT * FROM unnest($23::text::text[], $24::text::text[], $25::text::text[], $26::int[], $27::bigint[],
+                       $28::bigint[], $29::text::text[])
   ON CONFLICT (order_id, product) DO NOTHING
 ), tried AS (
   INSERT INTO payments (id, order_id, provider, method, state, reason, retryable, amount, currency, idempotency_key,
@@ -131,9 +133,9 @@ WITH claimed AS (
   SELECT n.id, n.order_id, n.provider, n.method, n.state, n.reason, n.retryable, n.amount, n.currency,
          n.idempotency_key, n.body_digest, n.instrument, n.driver, now() + make_interval(secs => n.drive_ms / 1000.0),
          to_timestamp(n.created_ms / 1000.0), to_timestamp(n.ended_ms / 1000.0)
-    FROM unnest($30::text[], $31::text[], $32::text[], $33::text[], $34::text[], $35::text[], $36::boolean[],
-                $37::bigint[], $38::text[], $39::text[], $40::text[], $41::bytea[], $42::text[], $43::bigint[],
-                $44::bigint[], $45::bigint[])
+    FROM unnest($30::text::text[], $31::text::text[], $32::text::text[], $33::text::text[], $34::text::text[],
+                $35::text::text[], $36::boolean[], $37::bigint[], $38::text::text[], $39::text::text[],
+                $40::text::text[], $41::bytea[], $42::text::text[], $43::bigint[], $44::bigint[], $45::bigint[])
          AS n (id, order_id, provider, method, state, reason, retryable, amount, currency, idempotency_key, body_digest,
                instrument, driver, drive_ms, created_ms, ended_ms)
 ), changed AS (
@@ -142,8 +144,8 @@ WITH claimed AS (
          expires_at = coalesce(to_timestamp(n.expires_ms / 1000.0), o.expires_at),
          confirmed_at = coalesce(to_timestamp(n.confirmed_ms / 1000.0), o.confirmed_at),
          ended_at = coalesce(to_timestamp(n.ended_ms / 1000.0), o.ended_at), updated_at = now()
-    FROM unnest($46::text[], $47::text[], $48::int[], $49::text[], $50::int[], $51::text[], $52::bigint[],
-                $53::bigint[], $54::bigint[])
+    FROM unnest($46::text::text[], $47::text::text[], $48::int[], $49::text::text[], $50::int[], $51::text::text[],
+                $52::bigint[], $53::bigint[], $54::bigint[])
          AS n (id, claim, claim_rev, state, rev, reason, expires_ms, confirmed_ms, ended_ms)
    WHERE o.id = n.id AND o.claim_rev < n.claim_rev
   RETURNING o.id
@@ -151,24 +153,24 @@ WITH claimed AS (
   UPDATE payments AS p
      SET state = n.state, reason = n.reason, retryable = n.retryable, instrument = NULL,
          ended_at = to_timestamp(n.ended_ms / 1000.0)
-    FROM unnest($55::text[], $56::text[], $57::text[], $58::boolean[], $59::bigint[])
+    FROM unnest($55::text::text[], $56::text::text[], $57::text::text[], $58::boolean[], $59::bigint[])
          AS n (id, state, reason, retryable, ended_ms)
    WHERE p.id = n.id
 ), moved AS (
   UPDATE sale_items AS i SET claimed = i.claimed + n.claimed, sold = i.sold + n.sold
-    FROM unnest($60::text[], $61::bigint[], $62::bigint[]) AS n (product, claimed, sold)
+    FROM unnest($60::text::text[], $61::bigint[], $62::bigint[]) AS n (product, claimed, sold)
    WHERE i.sale = $1 AND i.product = n.product
 ), bought AS (
   INSERT INTO sale_buyers AS b (sale, buyer, bought, bought_max)
-  SELECT $1, n.buyer, n.bought, $3 FROM unnest($63::text[], $64::int[]) AS n (buyer, bought)
+  SELECT $1, n.buyer, n.bought, $3 FROM unnest($63::text::text[], $64::int[]) AS n (buyer, bought)
       ON CONFLICT (sale, buyer) DO UPDATE
      SET bought = excluded.bought, bought_max = greatest(b.bought_max, excluded.bought_max)
 ), written AS (
   INSERT INTO ledger (at, sale, product, order_id, verb, quantity, amount, currency, epoch, event_id, reason)
   SELECT to_timestamp(n.at_ms / 1000.0), $1, n.product, n.order_id, n.verb, n.quantity, n.amount, n.currency, $2,
          n.event_id, n.reason
-    FROM unnest($65::bigint[], $66::text[], $67::text[], $68::text[], $69::int[], $70::bigint[], $71::text[],
-                $72::text[], $73::text[])
+    FROM unnest($65::bigint[], $66::text::text[], $67::text::text[], $68::text::text[], $69::int[], $70::bigint[],
+                $71::text::text[], $72::text::text[], $73::text::text[])
          AS n (at_ms, product, order_id, verb, quantity, amount, currency, event_id, reason)
 )
 SELECT (SELECT count(*) FROM claimed) + (SELECT count(*) FROM changed) AS orders;
@@ -182,8 +184,9 @@ WITH held AS (
   SELECT n.id, $1, n.buyer, nullif(n.turn, ''), n.lane, $2, n.state, n.rev, n.amount, n.currency, n.address,
          n.idempotency_key, n.body_digest, to_timestamp(n.reserved_ms / 1000.0), to_timestamp(n.expires_ms / 1000.0),
          to_timestamp(n.ended_ms / 1000.0)
-    FROM unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::int[], $9::bigint[], $10::text[],
-                $11::bytea[], $12::text[], $13::text[], $14::bigint[], $15::bigint[], $16::bigint[])
+    FROM unnest($3::text::text[], $4::text::text[], $5::text::text[], $6::text::text[], $7::text::text[], $8::int[],
+                $9::bigint[], $10::text::text[], $11::bytea[], $12::text::text[], $13::text::text[], $14::bigint[],
+                $15::bigint[], $16::bigint[])
          AS n (id, buyer, turn, lane, state, rev, amount, currency, address, idempotency_key, body_digest, reserved_ms,
                expires_ms, ended_ms)
       ON CONFLICT (id) DO UPDATE
@@ -196,7 +199,8 @@ WITH held AS (
 )
 INSERT INTO order_items (order_id, product, title, quantity, unit_amount, list_amount, currency)
 SELECT n.order_id, n.product, n.title, n.quantity, n.unit_amount, n.list_amount, n.currency
-  FROM unnest($17::text[], $18::text[], $19::text[], $20::int[], $21::bigint[], $22::bigint[], $23::text[], $24::int[])
+  FROM unnest($17::text::text[], $18::text::text[], $19::text::text[], $20::int[], $21::bigint[], $22::bigint[],
+              $23::text::text[], $24::int[])
        AS n (order_id, product, title, quantity, unit_amount, list_amount, currency, revision)
   JOIN held ON held.id = n.order_id AND held.revision = n.revision
     ON CONFLICT (order_id, product) DO NOTHING;

@@ -15,6 +15,7 @@ from typing import Any, Final
 import asyncpg
 import msgspec
 
+from onsale.checkout.record.arrays import columns, sent
 from onsale.checkout.record.events import ItemDoc, OrderDoc
 from onsale.checkout.record.folding import (
     AttemptStanding,
@@ -225,7 +226,7 @@ class _Writing:
             await self._write_money(fold)
         if fold.refunds:
             rows = [(refund.attempt, refund.amount, refund.currency, refund.reason) for refund in fold.refunds]
-            await self._conn.execute(SQL.refunds_insert, *_columns(rows, 4))
+            await self._conn.execute(SQL.refunds_insert, *columns(rows, 4))
 
     async def _standing(self, events: Sequence[MoneyEvent]) -> MoneyStanding:
         standing = MoneyStanding(self._limit)
@@ -253,20 +254,21 @@ class _Writing:
         # Counters and units move with a line of the ledger, or not at all.
         moved = [(product, item.claimed_by, item.sold_by) for product, item in fold.items.items() if fold.ledger]
         bought = sorted(fold.bought.items()) if fold.ledger else []
-        written = await self._conn.fetchval(
+        arguments = sent(
             SQL.money_write,
             self._batch.sale,
             self._batch.epoch,
             self._limit,
-            *_columns(map(_claim_insert_row, new), 19),
-            *_columns((row[:-1] for row in _line_rows(order for order in new if order.revision == 1)), 7),
-            *_columns((_attempt_row(attempt) for attempt in attempts if attempt.doc is not None), 16),
-            *_columns(map(_claim_update_row, known), 9),
-            *_columns((_attempt_end_row(attempt) for attempt in attempts if attempt.doc is None), 5),
-            *_columns(moved, 3),
-            *_columns(bought, 2),
-            *_columns(map(_ledger_row, fold.ledger), 9),
+            *columns(map(_claim_insert_row, new), 19),
+            *columns((row[:-1] for row in _line_rows(order for order in new if order.revision == 1)), 7),
+            *columns((_attempt_row(attempt) for attempt in attempts if attempt.doc is not None), 16),
+            *columns(map(_claim_update_row, known), 9),
+            *columns((_attempt_end_row(attempt) for attempt in attempts if attempt.doc is None), 5),
+            *columns(moved, 3),
+            *columns(bought, 2),
+            *columns(map(_ledger_row, fold.ledger), 9),
         )
+        written = await self._conn.fetchval(SQL.money_write, *arguments)
         if written != len(fold.orders):
             raise Contended
         amended = [order for order in known if order.is_amended]
@@ -277,10 +279,10 @@ class _Writing:
         """Documents that were changed since the order was reserved; few orders are."""
         if known:
             rows = [(order.order, order.revision, order.amount, order.currency, order.address) for order in known]
-            await self._conn.execute(SQL.orders_amend, *_columns(rows, 5))
+            await self._conn.execute(SQL.orders_amend, *columns(rows, 5))
         lines = list(_line_rows((*known, *new)))
-        await self._conn.execute(SQL.order_items_delete, *_columns(((row[0], row[1], row[-1]) for row in lines), 3))
-        await self._conn.execute(SQL.order_items_insert, *_columns(lines, 8))
+        await self._conn.execute(SQL.order_items_delete, *columns(((row[0], row[1], row[-1]) for row in lines), 3))
+        await self._conn.execute(SQL.order_items_insert, *columns(lines, 8))
 
     # holdings
 
@@ -290,20 +292,21 @@ class _Writing:
         begun = {event.order: event for event in events if isinstance(event, Reserved)}
         ended = {event.order: event for event in events if not isinstance(event, Reserved)}
         if begun:
-            columns = _columns((_hold_row(event, ended.get(order)) for order, event in begun.items()), 14)
-            lines = _columns(_line_rows(event.doc for event in begun.values()), 8)
-            await self._conn.execute(SQL.orders_hold_insert, self._batch.sale, self._batch.epoch, *columns, *lines)
+            holds = columns((_hold_row(event, ended.get(order)) for order, event in begun.items()), 14)
+            lines = columns(_line_rows(event.doc for event in begun.values()), 8)
+            arguments = sent(SQL.orders_hold_insert, self._batch.sale, self._batch.epoch, *holds, *lines)
+            await self._conn.execute(SQL.orders_hold_insert, *arguments)
         alone = [event for order, event in ended.items() if order not in begun]
         if alone:
             rows = [(event.order, _ended_state(event), event.rev, event.at_ms) for event in alone]
-            known = {row["id"] for row in await self._conn.fetch(SQL.orders_hold_end, *_columns(rows, 4))}
+            known = {row["id"] for row in await self._conn.fetch(SQL.orders_hold_end, *columns(rows, 4))}
             self._poison += [self._stranger(event.id) for event in alone if event.order not in known]
 
     # admissions
 
     async def _admissions(self, events: Sequence[Admitted]) -> None:
-        columns = _columns(map(_admission_row, events), 11)
-        await self._conn.execute(SQL.admissions_insert, self._batch.sale, self._batch.epoch, *columns)
+        rows = columns(map(_admission_row, events), 11)
+        await self._conn.execute(SQL.admissions_insert, self._batch.sale, self._batch.epoch, *rows)
 
     # verdicts
 
@@ -313,20 +316,15 @@ class _Writing:
     async def _write_poison(self) -> None:
         batch = self._batch
         rows = [(event.id, msgspec.json.encode(event.payload).decode(), event.error) for event in self._poison]
-        await self._conn.execute(SQL.poison_insert, batch.sale, batch.stream, batch.epoch, *_columns(rows, 3))
+        await self._conn.execute(SQL.poison_insert, batch.sale, batch.stream, batch.epoch, *columns(rows, 3))
         # Whoever waits for one of these gets a verdict too: what cannot be recorded is refused.
         if batch.stream is Stream.MONEY:
             self._refused += [(event.order, event.id, Refusal.STATE) for event in self._poison]
 
     async def _write_refusals(self) -> None:
         if self._refused:
-            columns = _columns((row for row in self._refused if row[0]), 3)
-            await self._conn.execute(SQL.refusals_insert, self._batch.sale, self._batch.epoch, *columns)
-
-
-def _columns(rows: Iterable[Sequence[Any]], width: int) -> list[Sequence[Any]]:
-    """Rows as the arrays that `unnest` takes: `width` of them, also where there is no row."""
-    return list(zip(*rows, strict=True)) or [()] * width
+            rows = columns((row for row in self._refused if row[0]), 3)
+            await self._conn.execute(SQL.refusals_insert, self._batch.sale, self._batch.epoch, *rows)
 
 
 def _order_standing(known: _KnownOrder) -> OrderStanding:
