@@ -225,7 +225,8 @@ def sale_close(sale_id: str, reason: str | None, data_dir: Path | None) -> None:
 def sale_cancel(sale_id: str, yes: bool, reason: str | None, as_json: bool, data_dir: Path | None) -> None:
     """Close SALE and give back, in full, all that was bought in it and not shipped yet.
 
-    Shows the sum and asks first. A worker then cancels order after order; run this again to see how far it is.
+    Closes the sale, so that the sum grows no more, shows the sum and asks; a no leaves the sale closed. A worker then
+    cancels order after order; run this again to see how far it is.
     """
     from onsale.server import operating
 
