@@ -15,7 +15,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -191,6 +191,8 @@ def pooler(stores_directory: Path, postgres: str) -> Iterator[int | None]:
             if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"pgbouncer did not start: {process.returncode}")
             time.sleep(0.01)
+        # For every process and command of ours that a test starts.
+        os.environ["ONSALE_PGBOUNCER"] = "1"
         yield before.port
     finally:
         process.terminate()
@@ -203,11 +205,17 @@ def _listens(port: int) -> bool:
     return False
 
 
+@pytest.fixture(scope="session")
+def pooled(pooler: int | None) -> Callable[[str], str]:
+    """Makes of an address of the session's Postgres one that leads through the PgBouncer, where there is one."""
+    return lambda url: url if pooler is None else url.replace(f":{urlsplit(url).port}/", f":{pooler}/")
+
+
 @pytest.fixture
-async def database_url(postgres: str, pooler: int | None) -> AsyncIterator[str]:
+async def database_url(postgres: str, pooled: Callable[[str], str]) -> AsyncIterator[str]:
     """A database with every migration applied, copied from the session's template."""
     async for url in _database(postgres, TEMPLATE):
-        yield url if pooler is None else url.replace(f":{urlsplit(url).port}/", f":{pooler}/")
+        yield pooled(url)
 
 
 async def _database(server: str, template: str) -> AsyncIterator[str]:

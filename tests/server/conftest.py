@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from contextlib import asynccontextmanager
 
@@ -40,6 +41,8 @@ def variables(line_redis_url, shop_redis_url, database_url, data_dir):
         "ONSALE_DATA_DIR": str(data_dir),
         "ONSALE_PUBLIC_URL": "http://127.0.0.1:8080",
         "ONSALE_DRAIN_S": "1",
+        # Set where the tests' way to Postgres leads through one (tests/conftest.py).
+        "ONSALE_PGBOUNCER": os.environ.get("ONSALE_PGBOUNCER", "0"),
     }
 
 
@@ -178,12 +181,12 @@ async def shared_client(shared_server):
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def postgres_database(postgres):
+async def postgres_database(postgres, pooled):
     """A migrated database for the whole file."""
     name = f"shared_{time.monotonic_ns()}"
     admin = await asyncpg.connect(postgres)
     await admin.execute(f"CREATE DATABASE {name} TEMPLATE onsale_template")
-    yield f"{postgres.rsplit('/', 1)[0]}/{name}"
+    yield pooled(f"{postgres.rsplit('/', 1)[0]}/{name}")
     await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
     await admin.close()
 

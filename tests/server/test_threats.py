@@ -169,7 +169,7 @@ async def test_another_s_things_are_not_there(system: System) -> None:
 
 async def everything(url: str) -> bytes:
     """Every row of every table, as a dump writes it."""
-    connection = await asyncpg.connect(url)
+    connection = await asyncpg.connect(url, statement_cache_size=0)
     tables = await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
     dump: list[bytes] = []
 
