@@ -1,16 +1,24 @@
 """Strangers who know nothing but the document: schemathesis asks every call for whatever it says, and for what it does
 not say. Nothing may break, and every answer must be one that the document has.
+
+    ONSALE_FUZZ_MINUTES=10 make test ARGS="-s tests/server/test_schemathesis.py --numprocesses 0"
+
+asks for so long, customer and manager half of it each, by another seed each time, each call built on others' answers.
 """
 
 import asyncio
+import os
 import sys
 
 import pytest
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
+MINUTES = float(os.environ.get("ONSALE_FUZZ_MINUTES", "0"))
 # Fuzzing and stateful testing share it; the examples and the bounds of every call are tried whatever it is.
-BUDGET_S = 8
+BUDGET_S = int(MINUTES * 30) or 8
+# A long run is all of calls that are built on the answers of others.
+HOW = ("--phases", "stateful") if MINUTES else ("--seed", "1")
 # Streams never end; and whoever signs out of everything, or is gone, learns nothing more.
 LEFT_OUT = (
     *("--exclude-path-regex", "events$", "--exclude-operation-id", "sign_out"),
@@ -22,7 +30,7 @@ LEFT_OUT = (
 LEFT_UNCHECKED = "positive_data_acceptance,use_after_free"
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(90 + BUDGET_S)
 @pytest.mark.parametrize("who", ["customer", "manager"])
 async def test_every_answer_is_one_that_the_document_has(system, tmp_path, who):
     """Statuses, bodies, headers and media of thousands of calls, one after the other and built on one another."""
@@ -32,12 +40,13 @@ async def test_every_answer_is_one_that_the_document_has(system, tmp_path, who):
     command = [
         *(sys.executable, "-m", "schemathesis.cli", "run", url, "--url", url.removesuffix("/openapi.json")),
         *("--header", f"Authorization: Bearer {token}", *LEFT_OUT, "--exclude-checks", LEFT_UNCHECKED),
-        *("--max-time", str(BUDGET_S), "--max-examples", "5", "--request-timeout", "20", "--max-redirects", "0"),
-        *("--suppress-health-check", "all", "--no-shrink", "--seed", "1", "--no-color", "--warnings", "off"),
+        *("--max-time", str(BUDGET_S), "--max-examples", "5", "--request-timeout", "20", "--max-redirects", "0", *HOW),
+        *("--suppress-health-check", "all", "--no-shrink", "--no-color", "--warnings", "off"),
     ]
     running = await asyncio.create_subprocess_exec(
         *command, cwd=tmp_path, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
     )
     told, _ = await running.communicate()
+    sys.stdout.write(told.decode()[-3_000:])
 
     assert 0 == running.returncode, told.decode()[-20_000:]
