@@ -39,6 +39,7 @@ from onsale.catalog.product_schemas import (
 from onsale.catalog.proposal_handlers import PROPOSALS, let_sell, make_sale, proposals_of
 from onsale.catalog.proposal_schemas import RefusalRequest
 from onsale.catalog.salefile import Amount, Currency, Money, SaleFile, Slug, Title
+from onsale.catalog.states import ProductKind
 from onsale.catalog.vendors import OPERATORS, Vendor
 from onsale.server.pages.access import (
     converted,
@@ -84,9 +85,11 @@ class Description(Struct, frozen=True):
 
 
 class Offer(Description, frozen=True, kw_only=True):
-    """A new product, with its first units."""
+    """A new product, with its first units; what it is, it stays."""
 
     stock: Units
+    kind: ProductKind = ProductKind.GOODS
+    visit_on: str | None = None
 
 
 class Proposal(Struct, frozen=True):
@@ -143,7 +146,7 @@ async def become_vendor(request: web.Request) -> web.Response:
 async def show_offer(request: web.Request) -> web.Response:
     """Where a product is offered."""
     reader(request, *SELLERS)
-    return render(request, "desk_offer.html", filled={"currency": "KRW", "stock": "0"})
+    return render(request, "desk_offer.html", filled={"currency": "KRW", "stock": "0"}, kinds=list(ProductKind))
 
 
 @form("/desk/products", again=show_offer)
@@ -151,7 +154,7 @@ async def offer(request: web.Request) -> web.Response:
     """A new product with its first units."""
     who = reader(request, *SELLERS)
     asked = entered(await typed(request), Offer)
-    new = ProductRequest(**_described(asked), stock=asked.stock)
+    new = ProductRequest(**_described(asked), stock=asked.stock, kind=asked.kind, visit_on=asked.visit_on)
     made = await request.app[PRODUCTS].create(new_product(new, await vendor_for(request, who, None)), new.stock)
     return onward(f"/desk/products/{made.product}")
 

@@ -62,6 +62,41 @@ async def test_a_vendor_begins_offers_edits_and_stocks(system):
     await system.until(f"/v1/products/{name}/stock", None, lambda stock: stock["free"] == 7)
 
 
+@pytest.mark.parametrize(("day", "words"), [("2100-01-31", "On 2100-01-31"), ("", "Any day")])
+async def test_an_entry_is_offered(system, day, words):
+    """For a day or for any; the day is on the page that buyers see."""
+    token, _ = await vendor(system)
+    show = desk(system, token)
+
+    path = (await show("POST", "/desk/products", **HAT, stock="3", kind="entry", visit_on=day))[2]["Location"]
+
+    told = (await system.call("GET", path.replace("/desk", "/v1"))).json
+    assert ("entry", day or None) == (told["kind"], told["visit_on"])
+    for page in (path, path.removeprefix("/desk")):
+        assert f"Entry · {words}" in (await show("GET", page))[1]
+
+
+@pytest.mark.parametrize(
+    ("fields", "flawed", "words"),
+    [
+        ({"kind": "goods", "visit_on": "2100-01-31"}, "visit_on", "Only an entry is for a day."),
+        ({"kind": "entry", "visit_on": "soon"}, "visit_on", "A day, like"),
+        ({"kind": "ticket"}, "kind", "This will not do here."),
+    ],
+)
+async def test_what_is_no_entry_is_said_beside_its_field(system, fields, flawed, words):
+    """A day of goods, no day, no such kind: nothing is made, and the form keeps what was typed."""
+    token, _ = await vendor(system)
+    show = desk(system, token)
+
+    status, text, _ = await show("POST", "/desk/products", **HAT, stock="3", **fields)
+
+    assert 422 == status
+    assert f'id="{flawed}-flaw">{words}' in text
+    assert 'value="Felt hat"' in text
+    assert "No products yet." in (await show("GET", "/desk"))[1]
+
+
 async def test_a_sale_is_proposed_and_approved(system):
     """Pending at both desks, approved at one press, then a sale that everyone sees; a second press is the same."""
     token, _ = await vendor(system)
