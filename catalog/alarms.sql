@@ -26,14 +26,24 @@ SELECT * FROM alarm_details WHERE account = $1 AND ($2::bigint IS NULL OR no < $
 DELETE FROM alarms WHERE account = $1;
 
 -- alarms_due --
--- Whom to tell now of which start; theirs alone who reads them.
+-- Whom to tell now of which start; theirs alone who reads them. They are found by what they were told of last, nothing,
+-- an earlier start or a later one: each is a range of an index, so that those who know cost nothing.
+WITH soon AS (
+  SELECT * FROM coming_sales WHERE starts_at > now() AND starts_at - make_interval(mins => $1) <= now()
+), found AS (
+  SELECT f.* FROM soon c CROSS JOIN LATERAL (
+    SELECT account, sale FROM alarms WHERE sale = c.sale AND told_for IS NULL
+     UNION ALL
+    SELECT account, sale FROM alarms WHERE sale = c.sale AND told_for < c.opens_at
+     UNION ALL
+    SELECT account, sale FROM alarms WHERE sale = c.sale AND told_for > c.opens_at
+    LIMIT $2) AS f
+   ORDER BY c.starts_at LIMIT $2
+)
 SELECT a.account, a.sale, c.title, c.opens_at, c.starts_at,
        ceil(extract(epoch FROM c.starts_at - now()))::int AS left_s
-  FROM coming_sales c JOIN alarms a ON a.sale = c.sale
- WHERE c.starts_at > now() AND c.starts_at - make_interval(mins => $1) <= now()
-   AND a.told_for IS DISTINCT FROM c.opens_at
- ORDER BY c.starts_at, a.no
- LIMIT $2
+  FROM found f JOIN alarms a ON a.account = f.account AND a.sale = f.sale JOIN soon c ON c.sale = a.sale
+ WHERE a.told_for IS DISTINCT FROM c.opens_at
    FOR UPDATE OF a SKIP LOCKED;
 
 -- alarms_told --
