@@ -25,7 +25,7 @@ import aiohttp
 import msgspec
 import redis
 
-from bench import journeys
+from bench import journeys, record
 from bench.floor_lean import token_of
 from bench.floor_naive import naive_token
 from bench.floor_servers import Setup
@@ -60,6 +60,9 @@ class Plan:
     confirm_seconds: float = 4.0
     stock_rates: tuple[int, ...] = (5_000, 10_000, 15_000, 20_000)
     stock_seconds: float = 3.0
+    record_orders: int = 10_000
+    record_rate: int = 2_000
+    record_seconds: float = 6.0
     starts: int = 3
 
 
@@ -75,6 +78,9 @@ SMOKE = Plan(
     confirm_seconds=3.0,
     stock_rates=(2_000,),
     stock_seconds=2.0,
+    record_orders=2_000,
+    record_rate=500,
+    record_seconds=3.0,
     starts=1,
 )
 
@@ -490,6 +496,56 @@ def _judge_latency(bench: Bench, last: dict[str, Any]) -> None:
             is_broken=own["p50"] > 2_000,
             note=f"answered {last['answered']:,}: {last['statuses']}; dropped {last['dropped']}, "
             f"sent late {last['late']}",
+        )
+    )
+
+
+# --- T7: the record
+
+
+async def record_speed(bench: Bench) -> None:
+    """A flusher and a backlog beside two floors, on stores of their own; then how far it is behind at a steady rate."""
+    plan = bench.plan
+    async with record.opened() as on:
+        found = await record.compare(on, plan.record_orders, plan.rounds, bench.say)
+        behind = await record.lag(on, plan.record_rate, plan.record_seconds)
+    bench.found.figures["record"] = {name: vars(one) for name, one in {**found, "lag": behind}.items()}
+    ours = found["ours"]
+    for name, what in (("narrow", "order, line, two of the ledger"), ("same", "our rows and columns, once")):
+        rows = ours.rows_per_second / found[name].rows_per_second
+        bench.add(
+            Target(
+                id="T7",
+                what=f"rows a second of a flusher out of a backlog, beside `unnest` ({what})",
+                floor=f"{found[name].rows_per_second:,.0f}/s",
+                ours=f"{ours.rows_per_second:,.0f}/s",
+                ratio=round(rows, 2),
+                goal="≥ 0.5 × the `unnest` floor",
+                is_met=rows >= 0.5,
+                is_broken=rows < 0.02,
+                note=f"{ours.per_second:,.0f} orders a second, {ours.rows_an_order:.1f} rows each, beside "
+                f"{found[name].per_second:,.0f}; CPU of all processes {ours.cpu_us_a_row:.1f} µs a row, "
+                f"floor {found[name].cpu_us_a_row:.1f} µs",
+            )
+        )
+    _judge_lag(bench, behind)
+
+
+def _judge_lag(bench: Bench, behind: record.Lag) -> None:
+    money, holdings = behind.events["money"], behind.events["holdings"]
+    worst = max(money["p99"], holdings["p99"])
+    bench.add(
+        Target(
+            id="T7",
+            what=f"from an event until it is announced as recorded, {behind.offered:,} orders a second",
+            floor="–",
+            ours=f"p99 {worst:.0f} ms",
+            ratio=None,
+            goal="p99 < 250 ms at 2,000 orders a second",
+            is_met=worst < 250 if behind.offered >= 2_000 else None,
+            is_broken=worst > 10_000,
+            note=f"money p50 {money['p50']:.0f} ms, holdings p50 {holdings['p50']:.0f} ms; "
+            f"the writer was late by {behind.late_ms:.0f} ms at most",
         )
     )
 

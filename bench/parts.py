@@ -15,6 +15,7 @@ PARTS: dict[str, Callable[[Bench], Awaitable[None]]] = {
     "journeys": measure.whole_journeys,
     "confirmations": measure.confirm_latency,
     "purchases": purchases,
+    "record": measure.record_speed,
     "stock": measure.stock_reads,
     "scaling": scaling,
     "crowd": measure.large_crowd,

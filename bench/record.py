@@ -8,8 +8,8 @@ Floor and ours write into one Postgres, in turn, each with the machine to itself
 sends a thousand orders a transaction. The floor is told its rows; it inserts them once, as they end, into tables with
 the real columns and primary keys and nothing else, while a flusher reads them from streams, judges each claim, and
 takes every order through its states in two streams, with the real tables' indexes, foreign keys and notices. `narrow`
-is the floor of the promise: order, item and two lines of the ledger, six columns at most. Rows are counted by Postgres
-itself: inserted and updated ones.
+is the floor of the promise: order, item and two lines of the ledger, six columns at most. Rows are
+those left behind: each order's own was updated once or twice on its way.
 
 Lag is of each event: from its id, which is Redis's clock, until the announcement that it is recorded is heard here.
 """
@@ -48,14 +48,18 @@ from onsale.lua.keys import ShopKeys
 from onsale.server import embedded
 
 BATCH = 1_000
-# A session of Postgres tells how many rows it wrote a second later at the latest.
-ROWS_KNOWN_AFTER_S = 1.5
-NARROW_ROWS_AN_ORDER = 4
+NARROW_ROWS_AN_ORDER, SAME_ROWS_AN_ORDER = 4, 6
 DRAINED_WITHIN_S = 120.0
 # The writer of the steady rate wakes this often.
 BEAT_S = 0.01
 EPOCH_MS = 1_790_000_000_000
 
+ROWS_LEFT = """
+SELECT (SELECT count(*) FROM orders WHERE sale = $1) + (SELECT count(*) FROM sale_buyers WHERE sale = $1)
+     + (SELECT count(*) FROM ledger WHERE sale = $1) + (SELECT count(*) FROM notices WHERE sale = $1)
+     + (SELECT count(*) FROM order_items i JOIN orders o ON o.id = i.order_id WHERE o.sale = $1)
+     + (SELECT count(*) FROM payments p JOIN orders o ON o.id = p.order_id WHERE o.sale = $1)
+"""
 NARROW_TABLES = """
 CREATE TABLE narrow_orders (id text PRIMARY KEY, buyer text, state text, rev int, amount bigint, at bigint);
 CREATE TABLE narrow_items (order_id text, product text, quantity int, amount bigint, PRIMARY KEY (order_id, product));
@@ -92,7 +96,16 @@ class Drained:
 
     per_second: float
     cpu_us: dict[str, float]
-    rows_an_order: float = NARROW_ROWS_AN_ORDER
+    rows_an_order: float
+
+    @property
+    def rows_per_second(self) -> float:
+        return self.per_second * self.rows_an_order
+
+    @property
+    def cpu_us_a_row(self) -> float:
+        """Of all processes: what a busy machine does not change much."""
+        return self.cpu_us["sum"] / self.rows_an_order
 
 
 @dataclass
@@ -241,20 +254,19 @@ async def drain(record: Record, orders: int) -> Drained:
     await sale.until_recorded()
     record.flusher.send_signal(signal.SIGSTOP)
     await sale.fill(20, orders)
-    written = await _rows_written(record)
+    before = await _rows_of(sale)
     with record.meter() as meter:
         record.flusher.send_signal(signal.SIGCONT)
         await sale.until_recorded()
     sold = await record.pool.fetchval("SELECT sold FROM sale_items WHERE sale = $1", sale.name)
     if sold != orders + 20:
         raise RuntimeError(f"{sold} of {orders + 20} orders are sold in the record")
-    await asyncio.sleep(ROWS_KNOWN_AFTER_S)
-    rows = await _rows_written(record) - written
+    rows = await _rows_of(sale) - before
     return Drained(orders / meter.took_s, meter.us(orders), rows / orders)
 
 
-async def _rows_written(record: Record) -> int:
-    counted = await record.pool.fetchval("SELECT sum(n_tup_ins + n_tup_upd) FROM pg_stat_user_tables")
+async def _rows_of(sale: Sale) -> int:
+    counted = await sale.record.pool.fetchval(ROWS_LEFT, sale.name)
     return int(counted)
 
 
@@ -274,7 +286,7 @@ async def narrow_floor(record: Record, orders: int) -> Drained:
                     await conn.execute(NARROW[0], ids, ids, ["confirmed"] * BATCH, ones, ones, ones)
                     await conn.execute(NARROW[1], ids, ["p"] * BATCH, ones, ones)
                     await conn.execute(NARROW[2], ids + ids, ["claimed"] * BATCH + ["sold"] * BATCH, ones + ones)
-    return floor.drained(orders)
+    return floor.drained(orders, NARROW_ROWS_AN_ORDER)
 
 
 async def same_floor(record: Record, orders: int) -> Drained:
@@ -292,7 +304,7 @@ async def same_floor(record: Record, orders: int) -> Drained:
                 async with conn.transaction():
                     for table, columns in _same_rows(start).items():
                         await conn.execute(statements[table], *columns)
-    return floor.drained(orders)
+    return floor.drained(orders, SAME_ROWS_AN_ORDER)
 
 
 def _same_rows(start: int) -> dict[str, list[list[Any]]]:
@@ -336,8 +348,8 @@ class _Floor:
         self._meter.__exit__()
         self._meter.used_s["floor"] = time.process_time() - self._began_s
 
-    def drained(self, orders: int) -> Drained:
-        return Drained(orders / self._meter.took_s, self._meter.us(orders))
+    def drained(self, orders: int, rows_an_order: int) -> Drained:
+        return Drained(orders / self._meter.took_s, self._meter.us(orders), rows_an_order)
 
 
 # --- lag
@@ -437,10 +449,11 @@ async def run(asked: argparse.Namespace) -> None:
     """Print what was asked for."""
     async with opened() as record:
         found = await compare(record, asked.orders, asked.rounds, print)
-        ours, narrow, same = found["ours"], found["narrow"], found["same"]
-        rows = ours.per_second * ours.rows_an_order / (narrow.per_second * narrow.rows_an_order)
-        print(f"{ours.per_second:,.0f} orders/s; rows/s of narrow {rows:.2f}; orders/s of same", end=" ")
-        print(f"{ours.per_second / same.per_second:.2f}", flush=True)
+        ours = found["ours"]
+        for name in ("narrow", "same"):
+            rows, orders = ours.rows_per_second / found[name].rows_per_second, ours.per_second / found[name].per_second
+            cpu = found[name].cpu_us_a_row / ours.cpu_us_a_row
+            print(f"of {name}: {rows:.2f} in rows, {orders:.2f} in orders, {cpu:.2f} in CPU a row", flush=True)
         if asked.lag:
             print(await lag(record, asked.rate, asked.seconds))
 
