@@ -58,7 +58,7 @@ local function write(plan)
     if plan.left > 0 then redis.call("HSET", keys, plan.count, plan.left) else redis.call("HDEL", keys, plan.count) end
   end
   if plan.buyer then
-    plan.buyer[BUYER_DROPS], plan.buyer[BUYER_DROPPED_AT] = nil, nil
+    plan.buyer[BUYER_DROPPED], plan.buyer[BUYER_DROPPED_AT] = nil, nil
     write_buyer(buyers, plan.name, plan.buyer)
   end
   if plan.order then

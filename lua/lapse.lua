@@ -16,7 +16,8 @@ local buyers, turns, ended, holdings = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 -- include: ending
 local count = tonumber(ARGV[1])
 if not is_registered(meta) then return {RECOVERING} end
-if not has_types(stock, "hash", holds, "zset", orders, "hash", buyers, "hash", turns, "hash", ended, "zset",
+local hold_ttl_ms = tonumber(redis.call("HGET", meta, "hold_ttl_ms") or nil)
+if not hold_ttl_ms or not has_types(stock, "hash", holds, "zset", orders, "hash", buyers, "hash", turns, "hash", ended, "zset",
   holdings, "stream") then
   return {CORRUPT}
 end
@@ -26,7 +27,7 @@ local function decide(id)
   local order = read_packed(orders, id)
   -- Not one that holds: a member left behind would be met at the head of the list for ever.
   if not order or order[STATE] ~= "reserved" then return nil, {id = id} end
-  return nil, plan_drop(plan_ending(id, order, "held", "free", -quantity_of(order[ITEMS]), 0), now_ms)
+  return nil, plan_drop(plan_ending(id, order, "held", "free", -quantity_of(order[ITEMS]), 0), hold_ttl_ms, now_ms)
 end
 
 local expired = 0

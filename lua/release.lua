@@ -34,10 +34,7 @@ local function decide(item)
   end
   if order[STATE] == "expired" then return {ORDER_EXPIRED} end
   if order[STATE] ~= "reserved" then return {STATE_CONFLICT} end
-  local plan = plan_ending(id, order, "held", "free", -quantity_of(order[ITEMS]), 0)
-  -- Given up at once is a change of mind; given up when most of the time is over is a lapse by another name.
-  if 2 * (now_ms - order[RESERVED_AT]) < hold_ttl_ms then return nil, plan end
-  return nil, plan_drop(plan, now_ms)
+  return nil, plan_drop(plan_ending(id, order, "held", "free", -quantity_of(order[ITEMS]), 0), hold_ttl_ms, now_ms)
 end
 
 local function write(plan)

@@ -105,14 +105,15 @@ local function refusal_by_pass(item, turn)
   if turn[TURN_OPEN] ~= "" then return RESERVATION_OPEN end
 end
 
--- Whoever holds and does not buy keeps units from those who would: after the second time they wait as long as a hold
--- lives before they may hold again, and twice as long after each further one.
-local DROPS_FREE, WAIT_DOUBLED_MAX = 2, 3
+-- Whoever holds and does not buy keeps units from those who would: after two lives of a hold they wait as long as one
+-- before they may hold again, and twice as long after each further one.
+local DROPPED_FREE, WAIT_DOUBLED_MAX = 200, 3
 local function wait_ms_of(buyer)
-  local drops = buyer[BUYER_DROPS] or 0
+  local dropped = buyer[BUYER_DROPPED] or 0
   -- A time that is yet to come is of a clock that went back.
-  if drops < DROPS_FREE or buyer[BUYER_DROPPED_AT] > now_ms then return 0 end
-  return buyer[BUYER_DROPPED_AT] + hold_ttl_ms * 2 ^ math.min(drops - DROPS_FREE, WAIT_DOUBLED_MAX) - now_ms
+  if dropped < DROPPED_FREE or buyer[BUYER_DROPPED_AT] > now_ms then return 0 end
+  local doubled = math.min(math.floor((dropped - DROPPED_FREE) / 100), WAIT_DOUBLED_MAX)
+  return buyer[BUYER_DROPPED_AT] + hold_ttl_ms * 2 ^ doubled - now_ms
 end
 
 local function refusal_by_stock(things)

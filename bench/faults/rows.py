@@ -219,7 +219,8 @@ ROWS = {
         Row("failover-shop", "replica stalled 0–3 s, primary killed, replica promoted", strikes.failover("shop"),
             Parts(links="store"), rarer=2, scale={"lasts_s": 3.0}),
         Row("failover-line", "replica stalled 0–3 s, primary killed, replica promoted", strikes.failover("line"),
-            Parts(links="store"), rarer=6, scale={"lasts_s": 3.0}),
+            # A replica that lagged is a line made anew, and gathered for five seconds.
+            Parts(links="store"), rarer=16, scale={"lasts_s": 3.0}),
         Row("flushall", "FLUSHALL of shop and line in turn", strikes.flush_all("shop", "line"), rarer=6),
         Row("older-file", "an older append-only file restored, of shop and line in turn",
             strikes.older_file("shop", "line"), rarer=6),

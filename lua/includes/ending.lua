@@ -7,7 +7,7 @@ local function plan_ending(id, order, from, to, held, bought)
   buyer[BUYER_HELD] = buyer[BUYER_HELD] + held
   buyer[BUYER_BOUGHT] = buyer[BUYER_BOUGHT] + bought
   -- Whoever buys has not come to keep things from others.
-  if bought > 0 then buyer[BUYER_DROPS], buyer[BUYER_DROPPED_AT] = nil, nil end
+  if bought > 0 then buyer[BUYER_DROPPED], buyer[BUYER_DROPPED_AT] = nil, nil end
   assert(buyer[BUYER_HELD] >= 0)
   if buyer[BUYER_OPEN] == id then buyer[BUYER_OPEN] = "" end
   local turn = order[TURN] ~= "" and (read_packed(turns, order[TURN]) or {"open", ""}) or nil
@@ -16,9 +16,13 @@ local function plan_ending(id, order, from, to, held, bought)
   return {id = id, order = order, outcome = outcome, units = moved_units(stock, order[ITEMS], from, to), buyer = buyer, turn = turn}
 end
 
--- Note in a planned ending that units were kept from others and not bought.
-local function plan_drop(plan, now_ms)
-  plan.buyer[BUYER_DROPS], plan.buyer[BUYER_DROPPED_AT] = (plan.buyer[BUYER_DROPS] or 0) + 1, now_ms
+-- Note in a planned ending that units were kept from others for so long and not bought; a moment counts for nothing.
+local function plan_drop(plan, hold_ttl_ms, now_ms)
+  local hundredths = math.min(100, math.floor(100 * (now_ms - plan.order[RESERVED_AT]) / hold_ttl_ms))
+  if hundredths > 0 then
+    plan.buyer[BUYER_DROPPED] = (plan.buyer[BUYER_DROPPED] or 0) + hundredths
+    plan.buyer[BUYER_DROPPED_AT] = now_ms
+  end
   return plan
 end
 
@@ -38,7 +42,7 @@ local function write_ending(plan, state, event, now_ms)
   if #plan.units > 0 then redis.call("HSET", stock, unpack(plan.units)) end
   if plan.outcome then redis.call("HINCRBY", meta, plan.outcome, quantity_of(order[ITEMS])) end
   write_buyer(buyers, order[BUYER], plan.buyer)
-  if plan.buyer[BUYER_DROPS] then redis.call("ZADD", ended, now_ms, "b|" .. order[BUYER]) end
+  if plan.buyer[BUYER_DROPPED] then redis.call("ZADD", ended, now_ms, "b|" .. order[BUYER]) end
   if plan.turn then write_turn(order[TURN], plan.turn) end
   redis.call("ZADD", ended, now_ms, plan.id)
   write_packed(orders, plan.id, order)

@@ -9,8 +9,9 @@ local TOO_MANY_DROPS = 28
 local STATE, REV, BUYER, TURN, ITEMS, RESERVED_AT, EXPIRES_AT, KEY, EVENT, ATTEMPTS = 1, 2, 3, 4, 5, 6, 7, 8, 9, 10
 local TRY_ID, TRY_KEY, TRY_DIGEST, TRY_EVENT, TRY_OUTCOME, TRY_REASON, TRY_END_EVENT, TRY_END_REV = 1, 2, 3, 4, 5, 6, 7, 8
 local BUYER_HELD, BUYER_BOUGHT, BUYER_OPEN = 1, 2, 3
--- Only where there are any: orders held and not paid since the last purchase, and when the last of them ended.
-local BUYER_DROPS, BUYER_DROPPED_AT = 4, 5
+-- Only where there is any: how long units were held and not bought since the last purchase, in hundredths of a hold's
+-- life, and when the last of them was let go.
+local BUYER_DROPPED, BUYER_DROPPED_AT = 4, 5
 local TURN_STATE, TURN_OPEN = 1, 2
 
 -- Whether each key has its type or does not exist. Takes key, type, key, type, …
@@ -60,7 +61,7 @@ end
 -- A buyer who holds, bought and dropped nothing says nothing that its absence does not.
 local function write_buyer(buyers, name, buyer)
   local is_idle = buyer[BUYER_HELD] == 0 and buyer[BUYER_BOUGHT] == 0 and buyer[BUYER_OPEN] == ""
-  if is_idle and not buyer[BUYER_DROPS] then
+  if is_idle and not buyer[BUYER_DROPPED] then
     redis.call("HDEL", buyers, name)
   else
     write_packed(buyers, name, buyer)

@@ -29,7 +29,7 @@ from onsale.checkout.inventory import Pin, Reserve
 from onsale.lua import connect
 from onsale.lua.shop import PackedOrder
 
-LIMIT, TRIES_MAX, DROPS_FREE = 2, 5, 2
+LIMIT, TRIES_MAX, DROPPED_FREE = 2, 5, 200
 BUYERS = st.sampled_from(["ann", "bob", "cat"])
 TURNS = st.sampled_from([f"turn-{number}" for number in range(6)])
 BASKETS = st.sampled_from(
@@ -77,7 +77,7 @@ class ShopMachine(RuleBasedStateMachine):
         self.orders: dict[str, Order] = {}
         self.answers: dict[str, tuple[Reserve, Any]] = {}
         self.turns: dict[str, str] = {}
-        self.drops: Counter[str] = Counter()
+        self.dropped: Counter[str] = Counter()
         self.closings: list[tuple[str, str]] = []
         self.moves: set[str] = set()
         self.moves_refused: set[str] = set()
@@ -136,7 +136,7 @@ class ShopMachine(RuleBasedStateMachine):
             return ended[self.turns[asked.turn]]
         if any(asked.turn == order.asked.turn or asked.buyer == order.asked.buyer for order in self.open_orders()):
             return errors.ReservationOpen
-        if self.drops[asked.buyer] >= DROPS_FREE:
+        if self.dropped[asked.buyer] >= DROPPED_FREE:
             return errors.TooManyDrops
         if self.held(asked.buyer) + self.bought(asked.buyer) + sum(items.values()) > LIMIT:
             return errors.PurchaseLimitReached
@@ -257,7 +257,7 @@ class ShopMachine(RuleBasedStateMachine):
             made.outcome = "sold"
             order.rev += 1
             self._become(order, "confirmed", "sold")
-            self.drops[order.asked.buyer] = 0
+            self.dropped[order.asked.buyer] = 0
             self._end_turn(order.asked.turn, "spent", "completed")
         elif made.outcome != "sold":
             expected = errors.OrderStateConflict
@@ -333,7 +333,7 @@ class ShopMachine(RuleBasedStateMachine):
             order.rev += 1
             self._become(order, "released", "free")
             # Given up when its time is over: a lapse by another name.
-            self.drops[order.asked.buyer] += order.is_due
+            self.dropped[order.asked.buyer] += 100 * order.is_due
         elif order.state == "expired":
             expected = errors.OrderExpired
         elif order.state != "released":
@@ -367,7 +367,7 @@ class ShopMachine(RuleBasedStateMachine):
         for name in lapsed:
             self.orders[name].rev += 1
             self._become(self.orders[name], "expired", "free")
-            self.drops[self.orders[name].asked.buyer] += 1
+            self.dropped[self.orders[name].asked.buyer] += 100
 
     @rule(data=st.data(), why=st.sampled_from(["expired", "left", "revoked"]))
     def close_turn(self, data: st.DataObject, why: str) -> None:
@@ -448,9 +448,9 @@ class ShopMachine(RuleBasedStateMachine):
         found = {name.decode(): msgspec.msgpack.decode(packed) for name, packed in raw.items()}
         names = {order.asked.buyer for order in self.orders.values()}
         expected = {
-            name: [self.held(name), self.bought(name), self._open_order(name), self.drops[name]] for name in names
+            name: [self.held(name), self.bought(name), self._open_order(name), self.dropped[name]] for name in names
         }
-        # A buyer who dropped nothing has three figures; one who did has when beside how often.
+        # A buyer who dropped nothing has three figures; one who did has when beside how much.
         found = {name: [*figures[:3], figures[3] if len(figures) > 3 else 0] for name, figures in found.items()}
         assert {name: figures for name, figures in expected.items() if any(figures)} == found
         assert all(held + bought <= LIMIT for held, bought, *_ in found.values())
