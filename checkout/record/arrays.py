@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 _TEXTS = re.compile(r"\$(\d+)::text::text\[\]")
 
@@ -34,7 +34,7 @@ def _texts(statement: str) -> frozenset[int]:
 def text_array(values: Sequence[str | None]) -> str:
     """An array of text as Postgres writes it."""
     try:
-        joined = '","'.join(values)  # type: ignore[arg-type]
+        joined = '","'.join(cast("Sequence[str]", values))
     except TypeError:  # NULL among them
         return "{" + ",".join(map(_element, values)) + "}"
     if "\\" in joined or joined.count('"') != 2 * len(values) - 2:
