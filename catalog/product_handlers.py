@@ -361,8 +361,8 @@ def changes_of(patch: ProductPatch) -> Mapping[str, Any]:
 
 def _moments(available_from: str | None, available_until: str | None) -> tuple[int, int]:
     flaws: list[Flaw] = []
-    from_ms = moment_ms(available_from, "#/available_from", flaws) if available_from else 0
-    until_ms = moment_ms(available_until, "#/available_until", flaws) if available_until else 0
+    from_ms = moment_ms(available_from, "#/available_from", flaws) if available_from is not None else 0
+    until_ms = moment_ms(available_until, "#/available_until", flaws) if available_until is not None else 0
     if not flaws and from_ms and until_ms and until_ms <= from_ms:
         flaws.append(Flaw("#/available_until", "out_of_range", "must be after available_from"))
     if flaws:

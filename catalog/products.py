@@ -10,6 +10,7 @@ from typing import Any
 import asyncpg
 import msgspec
 
+from onsale.auth.errors import Flaw, InvalidRequest
 from onsale.auth.identity import Identity
 from onsale.catalog import moves
 from onsale.catalog.errors import ProductExists, ProductInSale, ProductUnknown
@@ -109,10 +110,15 @@ class Products:
         return [product_of(row) for row in rows]
 
     async def edit(self, product: str, who: Identity, changes: Mapping[str, Any]) -> Product:
-        """Change fields of a product by their names. Raises ProductUnknown, Forbidden."""
+        """Change fields of a product by their names. Raises ProductUnknown, Forbidden, InvalidRequest."""
         async with self._pool.acquire() as conn, conn.transaction():
             await self._require_edits(conn, product, who)
             changed = msgspec.structs.replace(product_of(await conn.fetchrow(SQL.product_get, product)), **changes)
+            # One end may have been given now and the other long ago.
+            if 0 < changed.available_until_ms <= changed.available_from_ms:
+                end = "until" if "available_until_ms" in changes else "from"
+                flaw = Flaw(f"#/available_{end}", "out_of_range", "available_until must be after available_from")
+                raise InvalidRequest(flaw)
             id_, _, *fields = _fields(changed)
             await conn.execute(SQL.product_update, id_, *fields, changed.is_discontinued)
         return await self.get(product)

@@ -114,6 +114,8 @@ async def test_a_product_needs_a_vendor(system):
         ({"stock": -1}, "#/stock"),
         ({"price": {"amount": 1.5, "currency": "KRW"}}, "#/price/amount"),
         ({"available_from": "tomorrow"}, "#/available_from"),
+        ({"available_from": ""}, "#/available_from"),
+        ({"available_until": ""}, "#/available_until"),
         ({"available_from": "2030-01-02T00:00:00Z", "available_until": "2030-01-01T00:00:00Z"}, "#/available_until"),
         ({"vendor": "somebody-else"}, "#/vendor"),
     ],
@@ -125,6 +127,21 @@ async def test_a_bad_product_is_refused_where_it_is_bad(system, fields, pointer)
     answer = await system.call("POST", "/v1/products", {"title": "Hat", "price": WON, **fields}, token)
 
     assert (422, [pointer]) == (answer.status, [flaw["pointer"] for flaw in answer.json["errors"]])
+
+
+@pytest.mark.parametrize("end", ["from", "until"])
+async def test_an_end_is_held_against_the_other_that_was_given_before(system, end):
+    """Moving one end of a product's time beyond the other is refused, and changes nothing."""
+    token, _ = await vendor(system)
+    times = {"available_from": "2030-01-02T00:00:00Z", "available_until": "2030-01-03T00:00:00Z"}
+    made = await product(system, token, **times)
+    path = f"/v1/products/{made['product']}"
+    moved = {"from": "2030-01-03T00:00:00Z", "until": "2030-01-02T00:00:00Z"}[end]
+
+    answer = await system.call("PATCH", path, {f"available_{end}": moved}, token)
+
+    assert (422, [f"#/available_{end}"]) == (answer.status, [flaw["pointer"] for flaw in answer.json["errors"]])
+    assert (await system.call("GET", path)).json == made
 
 
 async def test_a_product_is_edited_by_its_vendor_alone(system):
