@@ -222,11 +222,14 @@ def sale_close(sale_id: str, reason: str | None, data_dir: Path | None) -> None:
 @with_reason
 @with_json
 @with_data_dir
-def sale_cancel(sale_id: str, yes: bool, reason: str | None, as_json: bool, data_dir: Path | None) -> None:
+@click.pass_context
+def sale_cancel(
+    context: click.Context, sale_id: str, yes: bool, reason: str | None, as_json: bool, data_dir: Path | None
+) -> None:
     """Close SALE and give back, in full, all that was bought in it and not shipped yet.
 
-    Closes the sale, so that the sum grows no more, shows the sum and asks; a no leaves the sale closed. A worker then
-    cancels order after order; run this again to see how far it is.
+    Shows the sum and asks; a no changes nothing and ends with 1. A yes closes the sale for good; what was sold
+    meanwhile is shown and asked for again. A worker then cancels order after order; run this again to see how far.
     """
     from onsale.server import operating
 
@@ -241,6 +244,7 @@ def sale_cancel(sale_id: str, yes: bool, reason: str | None, as_json: bool, data
         echo_json(found)
     else:
         echo_cancellation(found)
+    context.exit(1 if found["state"] == "none" else 0)
 
 
 def echo_cancellation(found: dict[str, Any], *, err: bool = False) -> None:

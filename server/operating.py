@@ -148,16 +148,20 @@ async def close_sale(settings: Settings, sale: str, *, reason: str | None) -> No
 async def cancel_sale(
     settings: Settings, sale: str, *, reason: str | None, is_agreed: Callable[[CancellationDocument], bool]
 ) -> CancellationDocument:
-    """Close a sale, show what cancelling it gives back, and cancel it if that is agreed to; how it stands then."""
+    """Show what cancelling a sale gives back, and if that is agreed to close it and cancel it; how it stands then. What
+    was still sold while it was agreed to is shown, and agreed to, again."""
     async with control(settings) as line, database(settings) as pool:
-        await line.close(sale, actor=COMMAND_LINE, reason=reason)
         cancellations = SaleCancellations(pool, line)
         found = await cancellations.of(sale)
-        if found.state is CancellationState.NONE and is_agreed(_cancellation(found)):
-            await cancellations.start(
-                sale, found.open.amounts, actor=COMMAND_LINE, key=new_id(), digest=COMMAND_LINE, reason=reason
-            )
+        while found.state is CancellationState.NONE and is_agreed(_cancellation(found)):
+            await line.close(sale, actor=COMMAND_LINE, reason=reason)
+            amounts = found.open.amounts
             found = await cancellations.of(sale)
+            if amounts == found.open.amounts:
+                await cancellations.start(
+                    sale, amounts, actor=COMMAND_LINE, key=new_id(), digest=COMMAND_LINE, reason=reason
+                )
+                found = await cancellations.of(sale)
         return _cancellation(found)
 
 

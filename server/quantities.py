@@ -33,6 +33,8 @@ def duration_ms(text: str) -> int:
     found = re.fullmatch(r"(\d+)(\w+)", text.strip())
     if not found or found[2] not in MILLISECONDS:
         raise ValueError("write a duration as 90s, 5m, 6h or 1d")
+    if int(found[1]) == 0:
+        raise ValueError("a duration is longer than nothing")
     return int(found[1]) * MILLISECONDS[found[2]]
 
 

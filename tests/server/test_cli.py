@@ -198,16 +198,19 @@ def test_closed_and_opened(invoke: Invoke, sale_file: Path) -> None:
 
 
 def test_cancelled_asks_first(invoke: Invoke, sale_file: Path) -> None:
-    """It closes the sale, shows the sum and asks; a no leaves it closed, a yes cancels it, and once is enough."""
+    """It shows the sum and asks; a no, or nobody to ask, changes nothing; a yes cancels it, and once is enough."""
     invoke("sale", "create", str(sale_file))
 
     refused = invoke("sale", "cancel", "demo", "--json", stdin="n\n")
+    unasked = invoke("sale", "cancel", "demo", stdin="")
+    still = json.loads(invoke("sale", "show", "demo", "--json").stdout)["state"]
     agreed = invoke("sale", "cancel", "demo", "--yes", "--reason", "a storm")
     again = invoke("sale", "cancel", "demo", "--json")
 
-    assert (0, "none", True) == (
+    assert (1, "none", False) == (
         refused.exit_code, json.loads(refused.stdout)["state"], json.loads(refused.stdout)["is_closed"],
     )  # fmt: skip
+    assert (1, "open") == (unasked.exit_code, still)
     assert "to be cancelled: 0 orders, nothing" in refused.stderr
     assert "demo is being cancelled" in agreed.stdout
     assert "running" == json.loads(again.stdout)["state"]

@@ -57,6 +57,7 @@ function hearTicket(ticket, isLeading) {
   showAhead(ticket.ahead);
   show("place", n(place));
   $("wait").classList.toggle("words", !ticket.wait_ms);
+  $("range").hidden = !ticket.wait_ms;
   show("wait", ticket.wait_ms ? range(ticket.wait_ms) : words.unknown);
   const reason = ticket.reason && words.reasons[ticket.reason.code] && say(words.reasons[ticket.reason.code], ticket.reason.params);
   notice("reason", reason);
