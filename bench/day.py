@@ -168,7 +168,7 @@ class Shopper(Buyer):
     async def come_again(self) -> str:
         """Look again after the sale reopened: the place is still there."""
         self._gives_up_at = time.monotonic() + SOON_S
-        self.manner = Manner.PROMPT
+        self.manner, self._is_late = Manner.PROMPT, False
         ticket: dict[str, Any] = {"state": "closed"}
         try:
             # A reopened line takes its tickets up again one after the other.
