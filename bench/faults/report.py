@@ -64,8 +64,8 @@ place. Nobody lost a unit, a place or money in any of them; the rows and the jud
 
 ## What it does not show
 
-- The target of one full run (300 kills, 30 power cuts, 30 failovers, 10 total losses, 1,000,000 requests) is reached by the
-  sum of the runs above, which are of several days and states of the code, not by one run of all rows.
+- The target of one full run (300 kills, 30 power cuts, 30 failovers, 10 total losses, 1,000,000 requests) is reached
+  by the sum of the runs above, which are of several states of the code, not by one run of all rows.
 - Of the two runs of 2026-11-25 that are listed as not kept, one kept Postgres away for ten minutes four times over, so
   that its buyers went before everything was sold; in the other the judge asked for figures in the second after a power
   cut and took "ask again" for an answer. It asks again now.
@@ -88,10 +88,10 @@ the rebuilder's comparison and its fence, and keys were taken on that did not ha
 (`test_a_batch_that_was_read_before_the_loss`). And a Redis that lost everything while a rebuilder was loading it was
 registered with the steps that came after (`test_a_server_that_started_anew_while_it_was_loaded`).
 
-The third stands: an operator takes a unit out of a sale that an order has just given back, Postgres counts the move at
-once and the order's end a moment later, and a claim in between is refused for a unit that it had (seed 5666). Nobody is
-charged, nothing is oversold; one buyer is told `sold_out` after reserving. The mover would have to wait for the record
-of what came before its move.
+The third stands: an operator takes a unit out of a sale that an order has just given back, Postgres counts the move
+at once and the order's end a moment later, and a claim in between is refused for a unit that it had (seed 5666).
+Nobody is charged, nothing is oversold; one buyer is told `sold_out` after reserving. The mover would have to wait for
+the record of what came before its move.
 
 | what | count |
 |---|---|
