@@ -83,8 +83,8 @@ with nothing.
 After each change, and once whoever is left has finished, the invariants are checked. The same seed is the same run, bit
 by bit; `--trace SEED` shows it. What the models are, and what they leave out, is in `bench/README.md`.
 
-It has found three faults. A flusher that had read a confirmation before the shop's Redis lost it could record it between
-the rebuilder's comparison and its fence, and keys were taken on that did not have it
+It has found three faults. A flusher that had read a confirmation before the shop's Redis lost it could record it
+between the rebuilder's comparison and its fence, and keys were taken on that did not have it
 (`test_a_batch_that_was_read_before_the_loss`). And a Redis that lost everything while a rebuilder was loading it was
 registered with the steps that came after (`test_a_server_that_started_anew_while_it_was_loaded`).
 
