@@ -90,6 +90,14 @@ __all__ = [
 
 
 @dataclass(frozen=True, slots=True)
+class StockMoved:
+    """Units came or left: now or before, and whether the record has all that came before they left."""
+
+    is_new: bool
+    is_recorded: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Held:
     """What a reservation answers. `doc` is the order as it was reserved; `event_id` its event in `holdings`."""
 
@@ -367,14 +375,14 @@ class Inventory:
         _must(reply)
         return [_closing(entry) for entry in row]
 
-    async def move_stock(self, keys: ShopKeys, move: str, product: str, quantity: int) -> bool:
-        """Add units to an item (making it), or take free ones away (`quantity` < 0); decided once per `move`. False
-        when it was applied before. Raises SoldOut (not so many free; never to be applied), ProductUnknown."""
+    async def move_stock(self, keys: ShopKeys, move: str, product: str, quantity: int) -> StockMoved:
+        """Add units to an item (making it), or take free ones away (`quantity` < 0); decided once per `move`. Raises
+        SoldOut (not so many free; never to be applied), ProductUnknown."""
         with _store_errors():
             reply, row = await self._scripts.move_stock(keys, move, product, quantity)
         if reply is not Reply.OK:
             raise _refusal(reply, unknown=ProductUnknown)
-        return not row[0]
+        return StockMoved(is_new=not row[0], is_recorded=bool(row[1]))
 
     async def restock(self, keys: ShopKeys, items: Sequence[Restock]) -> list[str]:
         """Units that were sold are free again, and their buyers' limits with them; once per move. Answers the moves

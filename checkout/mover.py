@@ -66,7 +66,7 @@ class StockMover:
         """How one move ended; None: not yet."""
         keys = ShopKeys(move.sale, move.epoch)
         try:
-            await self._inventory.move_stock(keys, move.id, move.product, move.quantity)
+            moved = await self._inventory.move_stock(keys, move.id, move.product, move.quantity)
         except (SoldOut, ProductUnknown):
             return MoveState.REFUSED if await self._moves.refuse(move) else None
         except (ShopRecovering, StoreUnavailable):
@@ -74,4 +74,7 @@ class StockMover:
         if move.state is MoveState.COUNTED:
             await self._moves.applied(move)
             return MoveState.COUNTED
+        # What left may have come back a moment before from an order whose end Postgres does not know yet.
+        if not moved.is_recorded:
+            return None
         return MoveState.COUNTED if await self._moves.count(move) else None

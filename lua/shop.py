@@ -230,7 +230,7 @@ class ShopScripts:
         return _row(await self._call("closings", keys, after, count))
 
     async def move_stock(self, keys: ShopKeys, move: str, product: str, quantity: int) -> Row:
-        """OK, is_replay | SOLD_OUT (not so many free, now or when it was first tried) | UNKNOWN (no such product)."""
+        """OK, is_replay, is_recorded | SOLD_OUT (not so many free, now or when it was first tried) | UNKNOWN."""
         return _row(await self._call("move_stock", keys, move, product, quantity))
 
     async def restock(self, keys: ShopKeys, items: Sequence[Restock]) -> list[Row]:
@@ -312,7 +312,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "stock_free": ("meta", "stock"),
     "close_turns": ("meta", "orders", "turns", "ended", "closings"),
     "closings": ("meta", "closings"),
-    "move_stock": ("meta", "stock", "moves"),
+    "move_stock": ("meta", "stock", "moves", "money"),
     "restock": ("meta", "stock", "moves", "buyers"),
     "announce": ("meta", "money", "holdings", "verdicts"),
     "forget": ("meta", "orders", "docs", "turns", "keys", "ended", "closings", "buyers"),

@@ -88,10 +88,9 @@ between the rebuilder's comparison and its fence, and keys were taken on that di
 (`test_a_batch_that_was_read_before_the_loss`). And a Redis that lost everything while a rebuilder was loading it was
 registered with the steps that came after (`test_a_server_that_started_anew_while_it_was_loaded`).
 
-The third stands: an operator takes a unit out of a sale that an order has just given back, Postgres counts the move
-at once and the order's end a moment later, and a claim in between is refused for a unit that it had (seed 5666).
-Nobody is charged, nothing is oversold; one buyer is told `sold_out` after reserving. The mover would have to wait for
-the record of what came before its move.
+And an operator could take a unit out of a sale that an order had just given back: Postgres counted the move at once
+and the order's end a moment later, and refused a claim in between for a unit that it had (seed 5666 of the ten
+thousand, `test_units_that_leave_wait_for_the_record_of_what_came_before`). It passes since the move waits for the record.
 
 | what | count |
 |---|---|

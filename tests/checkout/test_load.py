@@ -95,7 +95,7 @@ async def test_a_key_of_an_earlier_try_is_remembered(loaded: Shop) -> None:
 
 
 async def test_counted_moves_are_not_applied_again(loaded: Shop) -> None:
-    assert not await loaded.inventory.move_stock(KEYS, "move-1", "jacket", 5)
+    assert not (await loaded.inventory.move_stock(KEYS, "move-1", "jacket", 5)).is_new
     assert 10 == (await loaded.units("jacket"))["stock"]
 
 
@@ -198,7 +198,9 @@ async def test_an_older_epoch_is_another_sale(shop: Shop) -> None:
 
 
 async def test_stock_moves_once(shop: Shop) -> None:
-    assert [True, False] == [await shop.inventory.move_stock(KEYS, "m", "jacket", 5) for _ in range(2)]
+    moved = [await shop.inventory.move_stock(KEYS, "m", "jacket", 5) for _ in range(2)]
+
+    assert [(True, True), (False, True)] == [(one.is_new, one.is_recorded) for one in moved]
     assert {"free": 15, "stock": 15} == await shop.units()
 
 
@@ -218,8 +220,24 @@ async def test_only_free_units_are_taken_away(shop: Shop) -> None:
 
     with pytest.raises(errors.SoldOut):
         await shop.inventory.move_stock(KEYS, "m", "jacket", -10)
-    assert await shop.inventory.move_stock(KEYS, "m2", "jacket", -10)
+    assert (await shop.inventory.move_stock(KEYS, "m2", "jacket", -10)).is_new
     assert {} == await shop.units()
+
+
+async def test_units_that_leave_wait_for_the_record_of_what_came_before(shop: Shop) -> None:
+    """They may be those of an order that has just ended. What comes afterwards is not waited for, and coming units wait
+    for nothing."""
+    order, attempt = await shop.pinned("ann", {"jacket": 1})
+    failed = await shop.inventory.fail(KEYS, order, attempt, "other")
+    left = [await shop.inventory.move_stock(KEYS, "m", "jacket", -1) for _ in range(2)]
+    came = await shop.inventory.move_stock(KEYS, "m2", "jacket", 1)
+    await shop.inventory.announce(KEYS, "money", "0-0", failed.event_id)
+    await shop.later()
+    await shop.pinned("bob", {"jacket": 1})
+    after = [await shop.inventory.move_stock(KEYS, "m", "jacket", -1) for _ in range(2)]
+
+    assert [False, False, True] == [*(one.is_recorded for one in left), came.is_recorded]
+    assert [True, True] == [one.is_recorded for one in after]
 
 
 async def test_nothing_is_taken_from_an_unknown_item(shop: Shop) -> None:

@@ -98,6 +98,16 @@ class Shop:
         raw[6] -= by_ms
         await self.redis.hset(self.keys.orders, order, msgspec.msgpack.encode(raw))
 
+    async def later(self) -> None:
+        """Until this server's clock shows another millisecond."""
+        began = await self._now_ms()
+        while await self._now_ms() <= began:
+            pass
+
+    async def _now_ms(self) -> int:
+        seconds, micros = await self.redis.time()
+        return int(seconds) * 1000 + int(micros) // 1000
+
     async def let_pass(self, buyer: str, by_ms: int) -> None:
         """Make the last order that a buyer held and did not pay older than it is."""
         figures = msgspec.msgpack.decode(await self.redis.hget(self.keys.buyers, buyer))

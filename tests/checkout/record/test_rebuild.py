@@ -205,9 +205,9 @@ async def test_moves_are_counted_once(make_shop: Any, database: asyncpg.Pool) ->
     await shop.redis.flushall()
 
     await shop.rebuilder().tick()
-    was_applied = await shop.inventory.move_stock(shop.keys, "m1", "drop-p", 7)
+    moved = await shop.inventory.move_stock(shop.keys, "m1", "drop-p", 7)
 
-    assert not was_applied
+    assert not moved.is_new
     assert 107 == (await shop.stock())["free"]
     assert 2 == await database.fetchval("SELECT applied_epoch FROM stock_moves WHERE id = 'm1'")
 
