@@ -90,7 +90,7 @@ registered with the steps that came after (`test_a_server_that_started_anew_whil
 
 And an operator could take a unit out of a sale that an order had just given back: Postgres counted the move at once
 and the order's end a moment later, and refused a claim in between for a unit that it had (seed 5666 of the ten
-thousand, `test_units_that_leave_wait_for_the_record_of_what_came_before`). It passes since the move waits for the record.
+thousand, `test_units_that_leave_wait_for_the_record_of_what_came_before`). The move waits for the record now.
 
 | what | count |
 |---|---|
