@@ -196,13 +196,12 @@ async def postgres_database(postgres, pooled):
 
 @pytest.fixture(scope="module")
 def hurried():
-    """What a loop does each second is done more often, so that tests wait less for it; and no other process has to read
-    a new sale here."""
+    """What a loop does each second is done more often, so that tests wait less for it."""
     with pytest.MonkeyPatch.context() as patch:
         for interval, ms in HURRIED_MS.items():
             patch.setattr(processes, interval, ms)
         patch.setattr(rooms, "BOOK_INTERVAL_MS", 100)
-        patch.setattr(sales, "READ_WITHIN_S", 0.2)
+        patch.setattr(sales, "READ_WITHIN_S", 0.5)
         yield
 
 
