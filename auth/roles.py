@@ -8,3 +8,8 @@ class Role(StrEnum):
     VENDOR = "vendor"
     MANAGER = "manager"  # operates sales
     MASTER = "master"  # operates sales and accounts
+
+
+# Who operates sales, and who sells: vendors their own, operators for the house.
+OPERATORS = (Role.MANAGER, Role.MASTER)
+SELLERS = (Role.VENDOR, *OPERATORS)

@@ -8,10 +8,10 @@ from onsale.auth.accounts import email_in_query
 from onsale.auth.errors import Forbidden
 from onsale.auth.middleware import ACCOUNTS, identity
 from onsale.auth.requests import PAGE_LIMIT_DEFAULT, page_limit, query, reply, require_no_query
+from onsale.auth.roles import OPERATORS
 from onsale.catalog.alarm_schemas import AlarmList, alarm_reply
 from onsale.catalog.alarms import Alarms
 from onsale.catalog.product_handlers import product_cursor
-from onsale.catalog.vendors import OPERATORS
 
 ALARMS = web.AppKey("alarms", Alarms)
 

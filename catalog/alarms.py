@@ -15,7 +15,6 @@ from typing import Any
 import asyncpg
 
 from onsale.auth.outbox import Outbox, ToAccount
-from onsale.auth.requests import rfc3339
 from onsale.catalog.errors import AlarmTooLate, SaleUnknown
 from onsale.migrations.sql import load_queries
 from onsale.web.formats import moment
@@ -115,12 +114,11 @@ class AlarmWriter:
         return int(status.split()[-1])
 
     async def _write(self, conn: asyncpg.Connection, row: Mapping[str, Any]) -> None:
-        starts_at_ms = round(row["starts_at"].timestamp() * 1000)
         await self._outbox.put(
             conn,
             kind="sale_starts",
             to=ToAccount(row["account"]),
-            params={"sale": row["sale"], "title": row["title"], "at": moment(rfc3339(starts_at_ms))},
+            params={"sale": row["sale"], "title": row["title"], "at": moment(row["starts_at"].isoformat())},
             once_key=f"sale_starts:{row['account']}:{row['sale']}:{row['opens_at'].isoformat()}",
             # Told after the start it would be a lie.
             expires_after_s=row["left_s"],

@@ -12,8 +12,9 @@ import msgspec
 from onsale.auth.errors import Flaw, Forbidden, InvalidRequest
 from onsale.auth.identifiers import new_id
 from onsale.auth.identity import Identity
+from onsale.auth.roles import OPERATORS
 from onsale.catalog.errors import DiscountUnknown, ProductUnknown
-from onsale.catalog.vendors import OPERATORS, Vendors
+from onsale.catalog.vendors import Vendors
 from onsale.migrations.sql import load_queries
 
 SQL = load_queries("onsale.catalog", "discounts.sql")

@@ -25,7 +25,7 @@ from onsale.auth.requests import (
     require_no_query,
     whole,
 )
-from onsale.auth.roles import Role
+from onsale.auth.roles import OPERATORS, SELLERS
 from onsale.catalog.discounts import DiscountItem, DiscountPlan, Discounts
 from onsale.catalog.errors import ProductUnknown
 from onsale.catalog.handlers import BOOK
@@ -57,7 +57,7 @@ from onsale.catalog.salefile import moment_ms, slug, visit_day
 from onsale.catalog.sales import SaleBook
 from onsale.catalog.search import SCORE_MIN, Search
 from onsale.catalog.states import ProductKind, ProductState
-from onsale.catalog.vendors import OPERATORS, Vendors
+from onsale.catalog.vendors import Vendors
 
 VENDORS = web.AppKey("vendors", Vendors)
 PRODUCTS = web.AppKey("products", Products)
@@ -77,7 +77,6 @@ PRODUCT_PATCH = msgspec.json.Decoder(ProductPatch)
 NEW_DISCOUNT = msgspec.json.Decoder(DiscountRequest)
 DISCOUNT_PATCH = msgspec.json.Decoder(DiscountPatch)
 STOCK_CHANGE = msgspec.json.Decoder(StockRequest)
-SELLERS = (Role.VENDOR, Role.MANAGER, Role.MASTER)
 
 
 async def list_vendors(request: web.Request) -> web.Response:

@@ -22,10 +22,10 @@ from onsale.auth.requests import (
     reply,
     require_no_query,
 )
-from onsale.auth.roles import Role
+from onsale.auth.roles import OPERATORS, SELLERS
 from onsale.catalog.handlers import BOOK, sale_cursor
 from onsale.catalog.moves import move_id
-from onsale.catalog.product_handlers import SELLERS, STOCK_CHANGE, VENDORS, move_reply
+from onsale.catalog.product_handlers import STOCK_CHANGE, VENDORS, move_reply
 from onsale.catalog.proposal_schemas import (
     PlanPatch,
     ProposalList,
@@ -45,7 +45,6 @@ NEW_SALE = msgspec.json.Decoder(SaleFile)
 PLAN = msgspec.json.Decoder(PlanPatch)
 PROPOSAL = msgspec.json.Decoder(ProposalRequest)
 REFUSAL = msgspec.json.Decoder(RefusalRequest)
-OPERATORS = (Role.MANAGER, Role.MASTER)
 
 
 async def create_sale(request: web.Request) -> web.Response:

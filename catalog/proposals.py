@@ -18,6 +18,7 @@ import asyncpg
 from onsale.auth.errors import Flaw, Forbidden, IdempotencyKeyReused, InvalidRequest
 from onsale.auth.identifiers import new_id
 from onsale.auth.identity import Identity
+from onsale.auth.roles import OPERATORS
 from onsale.catalog import moves
 from onsale.catalog.errors import (
     ApprovalTooLate,
@@ -35,7 +36,7 @@ from onsale.catalog.moves import Move, Mover, Moves, MoveState
 from onsale.catalog.rules import ProposalRules
 from onsale.catalog.sales import SHOP, NewSale, insert_sale
 from onsale.catalog.states import ItemStatus
-from onsale.catalog.vendors import OPERATORS, Vendors
+from onsale.catalog.vendors import Vendors
 from onsale.migrations.sql import load_queries
 
 SQL = load_queries("onsale.catalog", "proposals.sql")

@@ -11,13 +11,12 @@ import asyncpg
 from onsale.auth.errors import Flaw, Forbidden, InvalidRequest
 from onsale.auth.identifiers import new_id
 from onsale.auth.identity import Identity
-from onsale.auth.roles import Role
+from onsale.auth.roles import OPERATORS, Role
 from onsale.catalog.errors import VendorExists, VendorMissing, VendorUnknown
 from onsale.migrations.sql import load_queries
 
 SQL = load_queries("onsale.catalog", "vendors.sql")
 
-OPERATORS = frozenset({Role.MANAGER, Role.MASTER})
 
 
 @dataclass(frozen=True, slots=True)

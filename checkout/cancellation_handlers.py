@@ -9,12 +9,12 @@ from aiohttp import web
 
 from onsale.auth.middleware import require
 from onsale.auth.requests import body, body_digest, idempotency_key, reply, require_no_query, rfc3339
-from onsale.auth.roles import Role
+from onsale.auth.roles import OPERATORS
 from onsale.checkout.cancellations import Cancellation, CancellationState, Part, SaleCancellations
+from onsale.checkout.handlers import REPLAYED
 from onsale.checkout.schemas import Money
 
 CANCELLATIONS = web.AppKey("sale_cancellations", SaleCancellations)
-OPERATORS = (Role.MANAGER, Role.MASTER)
 
 
 class SaleCancelRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -67,7 +67,7 @@ async def cancel_sale(request: web.Request) -> web.Response:
         sale, seen, actor=operator.account, key=key, digest=body_digest(asked), reason=asked.reason
     )
     found = await request.app[CANCELLATIONS].of(sale)
-    return reply(202, cancellation_reply(found), {"Idempotency-Replayed": "true"} if is_replay else None)
+    return reply(202, cancellation_reply(found), REPLAYED if is_replay else None)
 
 
 def cancellation_reply(found: Cancellation) -> CancellationReply:

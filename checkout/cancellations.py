@@ -71,7 +71,7 @@ class Cancellation:
 
 @dataclass(frozen=True, slots=True)
 class CancelTick:
-    """Orders cancelled in this tick, sales that are done, and whether more wait."""
+    """Orders cancelled in this tick, and sales that are done."""
 
     cancelled: int
     done: int

@@ -21,7 +21,7 @@ import asyncpg
 
 from onsale.auth.errors import StoreUnavailable
 from onsale.auth.identity import Identity
-from onsale.auth.roles import Role
+from onsale.auth.roles import OPERATORS
 from onsale.auth.sealing import Sealer
 from onsale.checkout.errors import EntryExpired, EntryNotYet, EntryRedeemed, EntryUnknown, EntryVoid, OrderUnknown
 from onsale.checkout.orders import AWAY
@@ -32,7 +32,6 @@ SQL = load_queries("onsale.checkout", "entries.sql")
 
 # States of an order whose entries let in: what is on its way back does not.
 GOOD = tuple(BOUGHT - {OrderState.RETURN_REQUESTED})
-OPERATORS = (Role.MANAGER, Role.MASTER)
 CODE_BYTES = 10
 GROUP = 4
 # A letter that base32 has for each digit that people type or read instead.

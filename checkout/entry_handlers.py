@@ -6,7 +6,7 @@ from aiohttp import web
 
 from onsale.auth.middleware import require
 from onsale.auth.requests import body, reply, require_no_query, rfc3339
-from onsale.auth.roles import Role
+from onsale.auth.roles import SELLERS
 from onsale.checkout.entries import Entries, Entry, Redeemed
 from onsale.checkout.handlers import buyer_of
 from onsale.checkout.schemas import REDEEM, EntryList, EntryReply, RedemptionReply
@@ -24,7 +24,7 @@ async def list_entries(request: web.Request) -> web.Response:
 async def redeem(request: web.Request) -> web.Response:
     """POST /v1/redemptions"""
     require_no_query(request)
-    who = await require(request, Role.VENDOR, Role.MANAGER, Role.MASTER)
+    who = await require(request, *SELLERS)
     wanted = await body(request, REDEEM)
     redeemed = await request.app[ENTRIES].redeem(who, wanted.code)
     return reply(200, redemption_reply(redeemed), {"Cache-Control": "no-store"})

@@ -23,7 +23,7 @@ from onsale.auth.requests import (
     reply,
     require_no_query,
 )
-from onsale.auth.roles import Role
+from onsale.auth.roles import OPERATORS
 from onsale.catalog.handlers import BOOK
 from onsale.catalog.sales import Sale
 from onsale.checkout.aftersale import AfterSale, Asking
@@ -107,7 +107,7 @@ async def payments(request: web.Request) -> web.Response:
     order = request.match_info["order"]
     asker = await _asker(request, sale_of(request.app[BOOK], order))
     # Whose orders a manager sees in a sale's list, their payments too.
-    buyer = None if asker.role in (Role.MANAGER, Role.MASTER) else asker.account
+    buyer = None if asker.role in OPERATORS else asker.account
     return reply(200, PaymentList(await request.app[READS].payments(buyer, order)), {"Cache-Control": "no-store"})
 
 
@@ -151,7 +151,7 @@ async def mine(request: web.Request) -> web.Response:
 
 async def of_sale(request: web.Request) -> web.Response:
     """GET /v1/sales/{sale}/orders"""
-    await require(request, Role.MANAGER, Role.MASTER)
+    await require(request, *OPERATORS)
     page = _page(query(request, **_FILTERS, buyer=str))
     found = await request.app[READS].sale_page(request.match_info["sale"], page)
     return reply(200, found, {"Cache-Control": "no-store"})

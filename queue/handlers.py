@@ -55,7 +55,7 @@ from onsale.auth.requests import (
     rfc3339,
     whole,
 )
-from onsale.auth.roles import Role
+from onsale.auth.roles import OPERATORS
 from onsale.auth.streamkeys import StreamEnded, StreamKeys
 from onsale.auth.tickets import TicketFacts, is_ticket_token
 from onsale.catalog.sales import Sale
@@ -94,7 +94,6 @@ PUBLIC_JSON = {**JSON, "Cache-Control": "public, max-age=1"}
 BEARER = "Bearer "
 PASS_COOKIE = "onsale-pass"  # noqa: S105 (a name)
 
-OPERATORS = (Role.MANAGER, Role.MASTER)
 # Five bytes of a ticket's id; four of a number in the audit.
 PLACE_MAX = 2**40
 SEQ_MAX = 2**31 - 1

@@ -7,11 +7,12 @@ from typing import Any
 
 from aiohttp import web
 
+from onsale.auth.roles import OPERATORS
 from onsale.catalog.handlers import BOOK
 from onsale.catalog.schemas import sale_reply
 from onsale.server.pages.access import html, page, plain, reader
 from onsale.server.pages.lines import line_document, now_ms
-from onsale.server.pages.rendering import OPERATORS, line_words, page_language, render, words_of
+from onsale.server.pages.rendering import line_words, page_language, render, words_of
 from onsale.web import messages
 
 

@@ -13,6 +13,7 @@ from msgspec import Meta, Struct
 from onsale.auth.errors import Flaw, InvalidRequest
 from onsale.auth.identity import Identity
 from onsale.auth.requests import form_fields
+from onsale.auth.roles import OPERATORS, SELLERS
 from onsale.catalog.errors import VendorMissing
 from onsale.catalog.handlers import sale_cursor
 from onsale.catalog.moves import move_id
@@ -40,7 +41,7 @@ from onsale.catalog.proposal_handlers import PROPOSALS, let_sell, make_sale, pro
 from onsale.catalog.proposal_schemas import RefusalRequest
 from onsale.catalog.salefile import Amount, Currency, Money, SaleFile, Slug, Title
 from onsale.catalog.states import ProductKind
-from onsale.catalog.vendors import OPERATORS, Vendor
+from onsale.catalog.vendors import Vendor
 from onsale.server.pages.access import (
     converted,
     entered,
@@ -56,8 +57,7 @@ from onsale.server.pages.access import (
     reader,
     typed,
 )
-from onsale.server.pages.rendering import OPERATORS as JUDGES
-from onsale.server.pages.rendering import SELLERS, render
+from onsale.server.pages.rendering import render
 
 PRODUCTS_A_PAGE, PROPOSALS_A_PAGE = 50, 20
 Limit = Annotated[int, Meta(ge=1, le=1000)]
@@ -255,7 +255,7 @@ async def move_units(request: web.Request) -> web.Response:
 @page
 async def show_approvals(request: web.Request) -> web.Response:
     """What vendors proposed, the newest first."""
-    who = reader(request, *JUDGES)
+    who = reader(request, *OPERATORS)
     asked = filled(request, cursor=sale_cursor)
     found = await proposals_of(request, who, asked.get("cursor"), PROPOSALS_A_PAGE)
     return render(
@@ -266,7 +266,7 @@ async def show_approvals(request: web.Request) -> web.Response:
 @form("/approvals")
 async def approve(request: web.Request) -> web.Response:
     """Let an item be sold when the sale's time comes."""
-    reader(request, *JUDGES)
+    reader(request, *OPERATORS)
     await let_sell(request, request.match_info["sale"], request.match_info["product"])
     return onward("/approvals")
 
@@ -274,7 +274,7 @@ async def approve(request: web.Request) -> web.Response:
 @form("/approvals")
 async def refuse(request: web.Request) -> web.Response:
     """Refuse an item, and say why; its units are the product's again."""
-    reader(request, *JUDGES)
+    reader(request, *OPERATORS)
     why = converted({"reason": (await form_fields(request)).get("reason") or None}, RefusalRequest).reason
     await request.app[PROPOSALS].refuse(request.match_info["sale"], request.match_info["product"], why)
     return onward("/approvals")

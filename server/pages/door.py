@@ -5,10 +5,11 @@ from __future__ import annotations
 from aiohttp import web
 
 from onsale.auth.requests import form_fields
+from onsale.auth.roles import SELLERS
 from onsale.checkout.entry_handlers import ENTRIES, redemption_reply
 from onsale.checkout.schemas import RedeemRequest
 from onsale.server.pages.access import converted, form, html, onward, page, plain, reader
-from onsale.server.pages.rendering import SELLERS, render
+from onsale.server.pages.rendering import render
 
 SHOWN_MAX = 10
 

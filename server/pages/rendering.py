@@ -11,15 +11,13 @@ from aiohttp import web
 
 from onsale.auth.identity import Identity
 from onsale.auth.requests import Language, language
-from onsale.auth.roles import Role
+from onsale.auth.roles import OPERATORS, SELLERS
 from onsale.server.pages.assets import ASSETS
 from onsale.web import LANGUAGES, messages, templates
 from onsale.web.formats import decline_text, reason_text, translator
 
 # Who is signed in, on pages that ask: None = nobody. Not set where nobody asks.
 READER: web.RequestKey[Identity | None] = web.RequestKey("reader", object)  # type: ignore[arg-type]
-OPERATORS = (Role.MANAGER, Role.MASTER)
-SELLERS = (Role.VENDOR, *OPERATORS)
 LANGUAGE_COOKIE = "onsale-language"
 YEAR_S = 365 * 24 * 3600
 # What an address may ask for once: it does not belong to the page it leads to.
